@@ -1,0 +1,58 @@
+//! How the coordinator says no: `application/problem+json` (RFC 9457).
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// What went wrong, for programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ErrorCode {
+    /// The request is not what it should be.
+    BadRequest,
+    /// The signature is missing, wrong, too old, or was used before.
+    BadSignature,
+    /// The agent's clock is too far from the coordinator's.
+    ClockSkew,
+    /// No such auth key.
+    UnknownAuthKey,
+    /// The one-off auth key was used already.
+    UsedAuthKey,
+    /// The auth key is past its time.
+    ExpiredAuthKey,
+    /// The machine is not enrolled and brought no auth key.
+    NotEnrolled,
+    /// The auth key does not allow a tag that was asked for.
+    TagNotAllowed,
+    /// A route that may not be advertised.
+    BadRoute,
+    /// There is no such thing.
+    NotFound,
+    /// Something like it exists, or it changed meanwhile.
+    Conflict,
+    /// The policy is not valid.
+    BadPolicy,
+    /// The coordinator's own fault.
+    Internal,
+    /// A code that this version does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+/// An error answer. `detail` is one sentence for a person, with what to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProblemDetails {
+    /// For programs.
+    pub code: ErrorCode,
+    /// The HTTP status.
+    pub status: u16,
+    /// For people.
+    pub detail: String,
+}
+
+impl fmt::Display for ProblemDetails {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.detail)
+    }
+}
+
+impl std::error::Error for ProblemDetails {}
