@@ -1,0 +1,69 @@
+//! The names and numbers by which Weir's things in the kernel are known as its own.
+
+/// The interface, when the settings name no other.
+pub const DEFAULT_INTERFACE: &str = "weir0";
+
+/// The UDP port of WireGuard, when the settings name no other. Not WireGuard's usual 51820: the
+/// hosts that Weir comes to often have a `wg-quick` there already.
+pub const DEFAULT_LISTEN_PORT: u16 = 51920;
+
+/// The interface's MTU, in bytes: 1500 less the 80 that WireGuard over IPv6 takes (40 IPv6, 8 UDP,
+/// 32 WireGuard; wg-quick chooses the same).
+pub const DEFAULT_MTU: u32 = 1420;
+
+/// The routing protocol number (`rtm_protocol`, linux/rtnetlink.h) on every route of ours. Above
+/// `RTPROT_STATIC` and not in iproute2's `rt_protos`.
+pub const ROUTE_PROTOCOL: u8 = 87;
+
+/// The table of relayed public prefixes: looked up before `main`.
+pub const RELAYED_TABLE: u32 = 5701;
+/// The table of private subnets: looked up after `main`'s own routes, except its default route.
+pub const SUBNET_TABLE: u32 = 5702;
+/// The table of the exit's default routes: looked up last of ours.
+pub const EXIT_TABLE: u32 = 5703;
+/// The kernel's `main` table (`RT_TABLE_MAIN`): the overlay's own routes live here, so that a node
+/// that accepts no route needs no rule at all.
+pub const MAIN_TABLE: u32 = 254;
+
+/// The first priority of our band of routing rules.
+pub const RULE_BAND_FIRST: u32 = 5700;
+/// The last priority of our band of routing rules.
+pub const RULE_BAND_LAST: u32 = 5799;
+/// Relayed public prefixes.
+pub const RULE_RELAYED: u32 = 5710;
+/// `main`, but not its default route: a LAN that the host is connected to wins over a subnet that
+/// somebody far away advertises.
+pub const RULE_MAIN: u32 = 5720;
+/// Private subnets.
+pub const RULE_SUBNET: u32 = 5730;
+/// The exit.
+pub const RULE_EXIT: u32 = 5740;
+
+/// The mark on the tunnel's own encrypted packets, which must never enter the tunnel. Its lower 24
+/// bits are clear, where Tailscale (0xff0000), Kubernetes (0xc000) and Docker keep theirs.
+pub const TUNNEL_MARK: u32 = 0x5700_0000;
+/// The bits of a packet mark that [`TUNNEL_MARK`] is compared in.
+pub const TUNNEL_MARK_MASK: u32 = 0xff00_0000;
+
+/// The nftables table, of family `inet`.
+pub const NFT_TABLE: &str = "weir";
+/// The group that denied packets are logged to (nflog).
+pub const NFLOG_GROUP: u16 = 87;
+
+/// The bits of the conntrack mark that hold the grant id.
+pub const CT_GRANT_MASK: u32 = 0x000f_ffff;
+/// The bits of the conntrack mark that hold the firewall generation.
+pub const CT_GENERATION_MASK: u32 = 0xfff0_0000;
+/// How far the firewall generation is shifted in the conntrack mark.
+pub const CT_GENERATION_SHIFT: u32 = 20;
+/// The largest firewall generation; after it comes 1. Zero marks flows that nobody judged.
+pub const CT_GENERATION_MAX: u16 = 0x0fff;
+
+/// How long a WireGuard session can live without a new handshake, in seconds
+/// (`REJECT_AFTER_TIME`, WireGuard paper, section 6.1). A peer silent for longer may be given its
+/// configured endpoint again.
+pub const SESSION_SECONDS: u64 = 180;
+
+/// The keepalive of a node without a fixed way in, towards those that have one, in seconds: under
+/// the 30 s after which common NAT gateways forget a UDP flow (RFC 4787, REQ-5, asks for 120).
+pub const KEEPALIVE_SECONDS: u16 = 25;

@@ -1,0 +1,53 @@
+//! The firewall: from grants to one nftables table, and from a listing of it back.
+
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+use weir_overlay::AddressSet;
+use weir_protocol::Grant;
+
+use crate::Counter;
+
+/// How the source address of forwarded traffic is translated on its way out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceTranslation {
+    /// Whether private subnets see the relay's address (`--snat-subnet-routes`). Public
+    /// destinations always do: their answers would not come back otherwise.
+    pub subnets: bool,
+    /// The fixed IPv4 and IPv6 source addresses (`--egress-ip`), one of each family at most;
+    /// the address of the outgoing link (masquerade) where there is none.
+    pub egress: BTreeSet<IpAddr>,
+}
+
+/// What the firewall should say.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DesiredFirewall {
+    /// The node's own overlay addresses.
+    pub own_addresses: AddressSet,
+    /// What this node relays to: approved routes that it advertises, default routes left out.
+    pub served: AddressSet,
+    /// Whether it relays to the whole internet as well.
+    pub exit: bool,
+    /// The grants of its packet filter, in policy order.
+    pub grants: Vec<Grant>,
+    /// Source translation of what it relays.
+    pub translation: SourceTranslation,
+}
+
+/// Our table as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ObservedFirewall {
+    /// The fingerprint that the table carries of what it was loaded from; `None` when it carries
+    /// none or does not look as that load left it.
+    pub fingerprint: Option<String>,
+    /// The firewall generation that marks connections now; 0 when unknown.
+    pub generation: u16,
+    /// Its chains.
+    pub chains: BTreeSet<String>,
+    /// Its sets and maps: names, and whether each is a map.
+    pub sets: BTreeMap<String, bool>,
+    /// Its named counters.
+    pub counters: BTreeMap<String, Counter>,
+}

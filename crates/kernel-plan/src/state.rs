@@ -1,0 +1,244 @@
+//! Desired and observed kernel state.
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
+use weir_overlay::{InterfaceName, NodePrivateKey, NodePublicKey};
+
+use crate::firewall::{DesiredFirewall, ObservedFirewall};
+
+/// Who carries WireGuard's packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WireguardBackend {
+    /// The kernel's own WireGuard.
+    Kernel,
+    /// A userspace process with a TUN device, where the kernel has none.
+    Userspace,
+}
+
+impl fmt::Display for WireguardBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kernel => "kernel",
+            Self::Userspace => "userspace",
+        })
+    }
+}
+
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IpFamily {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl IpFamily {
+    /// The family of a prefix.
+    #[must_use]
+    pub const fn of(prefix: &IpNet) -> Self {
+        match prefix {
+            IpNet::V4(_) => Self::V4,
+            IpNet::V6(_) => Self::V6,
+        }
+    }
+}
+
+/// The link as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DesiredLink {
+    /// Its name.
+    pub name: InterfaceName,
+    /// Who carries its packets.
+    pub backend: WireguardBackend,
+    /// Its MTU, in bytes.
+    pub mtu: u32,
+    /// Its addresses, each as a host prefix (`/32`, `/128`): the overlay is reached by routes of
+    /// ours, not by what the kernel derives from an address.
+    pub addresses: BTreeSet<IpNet>,
+}
+
+/// The WireGuard device as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DesiredDevice {
+    /// The node's private key.
+    pub private_key: NodePrivateKey,
+    /// The UDP port it listens on.
+    pub listen_port: u16,
+    /// The mark on its encrypted packets.
+    pub firewall_mark: u32,
+}
+
+/// A peer as it should be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DesiredPeer {
+    /// What may come from it and is sent to it.
+    pub allowed_ips: BTreeSet<IpNet>,
+    /// Where it can be reached, when that is fixed.
+    pub endpoint: Option<SocketAddr>,
+    /// Seconds between keepalives; `None` for none.
+    pub keepalive: Option<u16>,
+}
+
+/// A route of ours: through the link, with our protocol number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Route {
+    /// The table.
+    pub table: u32,
+    /// Where to.
+    pub destination: IpNet,
+    /// The source address that local programs get: our overlay address of that family.
+    pub source: Option<IpAddr>,
+}
+
+/// A routing rule of ours: its priority lies in our band. Packets with the tunnel's mark are
+/// never looked up by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PolicyRule {
+    /// The priority, within our band.
+    pub priority: u32,
+    /// For IPv4 or IPv6 packets.
+    pub family: IpFamily,
+    /// The table to look up.
+    pub table: u32,
+    /// Pass over routes of this prefix length or shorter (`suppress_prefixlength`): 0 leaves the
+    /// table's default route out.
+    pub suppress_prefix_length: Option<u32>,
+}
+
+/// A kernel setting, as in `/proc/sys` with `/` for the dots of interface names.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SysctlKey(pub String);
+
+impl SysctlKey {
+    /// `net/ipv4/ip_forward`.
+    #[must_use]
+    pub fn ipv4_forwarding() -> Self {
+        Self("net/ipv4/ip_forward".to_owned())
+    }
+
+    /// `net/ipv6/conf/all/forwarding`.
+    #[must_use]
+    pub fn ipv6_forwarding() -> Self {
+        Self("net/ipv6/conf/all/forwarding".to_owned())
+    }
+
+    /// `net/ipv6/conf/LINK/accept_ra`.
+    #[must_use]
+    pub fn accept_router_advertisements(link: &str) -> Self {
+        Self(format!("net/ipv6/conf/{link}/accept_ra"))
+    }
+}
+
+impl fmt::Display for SysctlKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The kernel as it should be: only what is ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DesiredState {
+    /// The link.
+    pub link: DesiredLink,
+    /// The WireGuard device on it.
+    pub device: DesiredDevice,
+    /// Its peers.
+    pub peers: BTreeMap<NodePublicKey, DesiredPeer>,
+    /// Our routes.
+    pub routes: BTreeSet<Route>,
+    /// Our rules.
+    pub rules: BTreeSet<PolicyRule>,
+    /// Settings we need, and their values.
+    pub sysctls: BTreeMap<SysctlKey, String>,
+    /// The firewall.
+    pub firewall: DesiredFirewall,
+}
+
+/// What an adapter is asked to look at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scope {
+    /// Our link's name.
+    pub interface: InterfaceName,
+    /// The settings to read.
+    pub sysctls: BTreeSet<SysctlKey>,
+}
+
+/// What kind of link bears our name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LinkKind {
+    /// The kernel's WireGuard.
+    Wireguard,
+    /// A TUN device: of our userspace WireGuard when it answers on its control socket.
+    Tun,
+    /// Anything else: not ours.
+    Other(String),
+}
+
+/// The link as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObservedLink {
+    /// Its kind.
+    pub kind: LinkKind,
+    /// Its MTU, in bytes.
+    pub mtu: u32,
+    /// Whether it is administratively up.
+    pub up: bool,
+    /// Its addresses, link-local ones left out.
+    pub addresses: BTreeSet<IpNet>,
+}
+
+/// A peer as it is. Several parts of one peer that the kernel sent are one here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ObservedPeer {
+    /// What may come from it and is sent to it.
+    pub allowed_ips: BTreeSet<IpNet>,
+    /// Where it was last heard, or was told to be.
+    pub endpoint: Option<SocketAddr>,
+    /// Seconds between keepalives; `None` for none.
+    pub keepalive: Option<u16>,
+    /// Seconds since the last handshake; `None` when there was none.
+    pub handshake_age: Option<u64>,
+    /// Bytes received from it.
+    pub received_bytes: u64,
+    /// Bytes sent to it.
+    pub sent_bytes: u64,
+}
+
+/// The WireGuard device as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ObservedDevice {
+    /// The public half of its key; `None` when it has no key.
+    pub public_key: Option<NodePublicKey>,
+    /// The UDP port it listens on.
+    pub listen_port: u16,
+    /// The mark on its encrypted packets.
+    pub firewall_mark: u32,
+    /// Its peers.
+    pub peers: BTreeMap<NodePublicKey, ObservedPeer>,
+}
+
+/// The kernel as it is: only what is ours, and the settings asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ObservedState {
+    /// The link that bears our name, if any.
+    pub link: Option<ObservedLink>,
+    /// The WireGuard device on it, when it is one.
+    pub device: Option<ObservedDevice>,
+    /// Routes with our protocol number, in any table.
+    pub routes: BTreeSet<Route>,
+    /// Rules with a priority in our band.
+    pub rules: BTreeSet<PolicyRule>,
+    /// The settings asked for; `None` for those that this kernel does not have.
+    pub sysctls: BTreeMap<SysctlKey, Option<String>>,
+    /// Our table, if it is there.
+    pub firewall: Option<ObservedFirewall>,
+}

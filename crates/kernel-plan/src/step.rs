@@ -1,0 +1,132 @@
+//! One thing to do to the kernel.
+
+use ipnet::IpNet;
+use std::{collections::BTreeSet, fmt, net::SocketAddr};
+use weir_overlay::NodePublicKey;
+
+use crate::{DesiredDevice, IpFamily, PolicyRule, Route, SysctlKey, WireguardBackend};
+
+/// A change to one peer. Never touches what it does not name: a session survives it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerUpdate {
+    /// The peer; made when it does not exist.
+    pub key: NodePublicKey,
+    /// Prefixes to add. The kernel takes each from the peer that had it, in the same operation.
+    pub add_allowed_ips: BTreeSet<IpNet>,
+    /// When present, the peer's prefixes become exactly these: how prefixes are taken away, since
+    /// kernels before 6.15 cannot remove a single one. Then `add_allowed_ips` is empty.
+    pub replace_allowed_ips: Option<BTreeSet<IpNet>>,
+    /// A new endpoint; `None` leaves it, roamed ones too.
+    pub endpoint: Option<SocketAddr>,
+    /// A new keepalive, in seconds, 0 for none; `None` leaves it.
+    pub keepalive: Option<u16>,
+}
+
+/// One thing to do to the kernel. Adapters carry it out without choices of their own; doing a step
+/// twice is the same as doing it once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Replace our firewall table, in one transaction. The text is a libnftables JSON document.
+    LoadFirewall {
+        /// The document.
+        ruleset: String,
+    },
+    /// Remove our firewall table.
+    DeleteFirewall,
+    /// Forget connections whose mark has this value in the bits of `mask`.
+    ForgetConnections {
+        /// The value.
+        mark: u32,
+        /// The bits that count.
+        mask: u32,
+    },
+    /// Make the link (for [`WireguardBackend::Userspace`]: start the process, wait until its
+    /// control socket answers).
+    CreateLink {
+        /// Who carries its packets.
+        backend: WireguardBackend,
+        /// Its MTU, in bytes.
+        mtu: u32,
+    },
+    /// Remove the link, and what is on it.
+    DeleteLink,
+    /// Set the link's MTU, in bytes.
+    SetMtu(u32),
+    /// Set the link up.
+    SetLinkUp,
+    /// Give the link an address.
+    AddAddress(IpNet),
+    /// Take an address from the link.
+    RemoveAddress(IpNet),
+    /// Set key, port and mark of the device, leaving its peers.
+    ConfigureDevice(DesiredDevice),
+    /// Remove peers.
+    RemovePeers(BTreeSet<NodePublicKey>),
+    /// Make and change peers.
+    UpdatePeers(Vec<PeerUpdate>),
+    /// Add or replace a route.
+    AddRoute(Route),
+    /// Remove a route.
+    RemoveRoute(Route),
+    /// Add a rule.
+    AddRule(PolicyRule),
+    /// Remove a rule.
+    RemoveRule(PolicyRule),
+    /// Set a kernel setting.
+    SetSysctl {
+        /// Which.
+        key: SysctlKey,
+        /// To what.
+        value: String,
+    },
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let family = |family: &IpFamily| match family {
+            IpFamily::V4 => "IPv4",
+            IpFamily::V6 => "IPv6",
+        };
+        match self {
+            Self::LoadFirewall { .. } => f.write_str("load the firewall table"),
+            Self::DeleteFirewall => f.write_str("remove the firewall table"),
+            Self::ForgetConnections { mark, mask } => {
+                write!(f, "forget connections marked {mark:#010x}/{mask:#010x}")
+            }
+            Self::CreateLink { backend, .. } => write!(f, "create the {backend} WireGuard link"),
+            Self::DeleteLink => f.write_str("remove the link"),
+            Self::SetMtu(mtu) => write!(f, "set the link's MTU to {mtu}"),
+            Self::SetLinkUp => f.write_str("set the link up"),
+            Self::AddAddress(address) => write!(f, "add address {address}"),
+            Self::RemoveAddress(address) => write!(f, "remove address {address}"),
+            Self::ConfigureDevice(device) => {
+                write!(
+                    f,
+                    "set the WireGuard key and listen port {}",
+                    device.listen_port
+                )
+            }
+            Self::RemovePeers(keys) => write!(f, "remove {} peers", keys.len()),
+            Self::UpdatePeers(updates) => write!(f, "update {} peers", updates.len()),
+            Self::AddRoute(route) => {
+                write!(
+                    f,
+                    "add route {} in table {}",
+                    route.destination, route.table
+                )
+            }
+            Self::RemoveRoute(route) => {
+                write!(
+                    f,
+                    "remove route {} from table {}",
+                    route.destination, route.table
+                )
+            }
+            Self::AddRule(rule) => write!(f, "add {} rule {}", family(&rule.family), rule.priority),
+            Self::RemoveRule(rule) => {
+                write!(f, "remove {} rule {}", family(&rule.family), rule.priority)
+            }
+            Self::SetSysctl { key, value } => write!(f, "set {key} to {value}"),
+        }
+    }
+}
