@@ -1,0 +1,115 @@
+//! `weir-lab-host`: what runs in the nodes of the lab besides the programs under test.
+
+use std::io::{self, Write};
+use std::net::{IpAddr, SocketAddr};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use weir_lab::{hold, serve};
+
+/// Small programs for the nodes of the lab.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Become a node: hold its namespaces until standard input ends
+    Hold {
+        /// The node's host name
+        name: String,
+    },
+    /// Tell clients which address they come from, or stream slowly to them
+    Serve {
+        /// The addresses to listen on
+        #[arg(long = "address", default_value = "0.0.0.0")]
+        addresses: Vec<IpAddr>,
+        /// TCP ports
+        #[arg(long)]
+        tcp: Vec<u16>,
+        /// UDP ports
+        #[arg(long)]
+        udp: Vec<u16>,
+    },
+    /// Ask a server over TCP which address we come from
+    Tcp(Ask),
+    /// Ask a server over UDP which address we come from
+    Udp(Ask),
+    /// Download until it breaks; print each line with its time in milliseconds since 1970
+    Download {
+        /// The server
+        server: SocketAddr,
+        /// Give up after this many seconds without a line
+        #[arg(long, default_value_t = 3.0)]
+        idle: f64,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Ask {
+    /// The server
+    server: SocketAddr,
+    /// Seconds to wait for an answer
+    #[arg(long, default_value_t = 2.0)]
+    timeout: f64,
+    /// The source address to use, which must be on this host
+    #[arg(long)]
+    from: Option<IpAddr>,
+}
+
+/// Standard output, a line at a time, from several threads.
+#[derive(Clone)]
+struct Lines;
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut output = io::stdout().lock();
+        output.write_all(bytes)?;
+        output.flush()?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stdout().flush()
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nobody is left to tell when standard error is closed.
+            let _ = writeln!(io::stderr(), "weir-lab-host: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Hold { name } => hold::hold(&name),
+        Command::Serve {
+            addresses,
+            tcp,
+            udp,
+        } => serve::serve(&addresses, &tcp, &udp, Lines),
+        Command::Tcp(ask) => {
+            let answer = serve::ask_tcp(ask.server, ask.from, seconds(ask.timeout)?)?;
+            Ok(writeln!(io::stdout(), "{answer}")?)
+        }
+        Command::Udp(ask) => {
+            let answer = serve::ask_udp(ask.server, ask.from, seconds(ask.timeout)?)?;
+            Ok(writeln!(io::stdout(), "{answer}")?)
+        }
+        Command::Download { server, idle } => serve::download(server, seconds(idle)?, Lines),
+    }
+}
+
+fn seconds(number: f64) -> Result<Duration> {
+    Ok(Duration::try_from_secs_f64(number)?)
+}

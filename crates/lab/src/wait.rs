@@ -1,0 +1,87 @@
+//! Deadlines, and waiting for something to become true.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+/// How much slower than this machine the emulated virtual machine may be before a deadline is
+/// held against a program (measured: debug builds run 10 to 15 times slower there).
+const EMULATION_FACTOR: u32 = 10;
+
+/// How long to sleep between two looks.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Stretches a deadline where everything is slow: inside the virtual machine (`WEIR_VM=1`).
+///
+/// Use it for "must happen at all"; a promise such as "within a second" takes the plain duration
+/// on the host and says what holds in emulation.
+#[must_use]
+pub fn patient(deadline: Duration) -> Duration {
+    if std::env::var_os("WEIR_VM").is_some() {
+        deadline * EMULATION_FACTOR
+    } else {
+        deadline
+    }
+}
+
+/// Waits until `look` says true; `what` completes the sentence "waited N s for …".
+///
+/// The deadline is used as given: wrap it in [`patient`] where emulation should have more time.
+///
+/// # Errors
+/// The deadline passed, or `look` failed.
+pub fn wait_until(
+    what: &str,
+    deadline: Duration,
+    mut look: impl FnMut() -> Result<bool>,
+) -> Result<Duration> {
+    let started = Instant::now();
+    wait_for(what, deadline, || Ok(look()?.then_some(())))?;
+    Ok(started.elapsed())
+}
+
+/// Waits until `look` finds something, and returns it.
+///
+/// # Errors
+/// The deadline passed, or `look` failed.
+pub fn wait_for<T>(
+    what: &str,
+    deadline: Duration,
+    mut look: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    let started = Instant::now();
+    loop {
+        if let Some(found) = look().with_context(|| format!("while waiting for {what}"))? {
+            return Ok(found);
+        }
+        if started.elapsed() >= deadline {
+            bail!(
+                "waited {:.1} s for {what}, in vain",
+                started.elapsed().as_secs_f64()
+            );
+        }
+        thread::sleep(POLL_INTERVAL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_ends_with_what_was_found() {
+        let mut looks = 0;
+        let found = wait_for("the third look", Duration::from_secs(5), || {
+            looks += 1;
+            Ok((looks == 3).then_some(looks))
+        });
+        assert_eq!(found.unwrap(), 3);
+    }
+
+    #[test]
+    fn a_wait_in_vain_says_what_for() {
+        let error = wait_until("rain", Duration::from_millis(30), || Ok(false)).unwrap_err();
+        assert!(error.to_string().contains("for rain"), "{error}");
+    }
+}
