@@ -1,1 +1,1 @@
-//! The coordinator.
+pub mod store;

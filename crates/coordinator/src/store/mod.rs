@@ -1,0 +1,147 @@
+//! Everything the coordinator remembers, in SQLite. No SQL exists outside of this module.
+//!
+//! All reading and writing goes through a [`Tx`]: one consistent view, and for writers one
+//! all-or-nothing change that carries its own audit row. What may change is decided by the
+//! callers (`enrolment`, `admin`), who see typed rows and never text.
+
+mod audit;
+mod auth_keys;
+mod maps;
+mod nodes;
+mod open;
+mod policies;
+mod routes;
+mod rows;
+mod users;
+
+pub use audit::{Actor, AuditEntry};
+pub use open::OpenError;
+pub use routes::Decision;
+pub use rows::{AuthKeyRow, NewAuthKey, NewNode, NodeRow, PolicyRow, RouteRow, StoredMap, UserRow};
+
+use sqlx::{Sqlite, SqlitePool, Transaction};
+use std::{fmt, str::FromStr};
+
+/// The database. Cheap to clone: clones share the connections.
+#[derive(Clone)]
+pub struct Store {
+    pool: SqlitePool,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").finish_non_exhaustive()
+    }
+}
+
+/// Why the database did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A statement failed.
+    #[error("cannot {doing}")]
+    Database {
+        /// What was being done: "list the nodes".
+        doing: &'static str,
+        /// What SQLite says.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// A stored value is not what this program writes.
+    #[error("the database holds \"{value}\" where a {expected} should be")]
+    Corrupt {
+        /// What should be there.
+        expected: &'static str,
+        /// What is there.
+        value: String,
+    },
+    /// A value cannot be written as JSON.
+    #[error("cannot write {0} as JSON")]
+    Json(&'static str, #[source] serde_json::Error),
+}
+
+impl StoreError {
+    fn doing(doing: &'static str) -> impl FnOnce(sqlx::Error) -> Self {
+        move |source| Self::Database { doing, source }
+    }
+}
+
+/// A consistent view of the database and, when it was begun for writing, a change of it. What is
+/// not committed is undone when it is dropped.
+pub struct Tx {
+    inner: Transaction<'static, Sqlite>,
+}
+
+impl fmt::Debug for Tx {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tx").finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Begins reading. Sees the database as it is at its first statement, whatever is written
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn read(&self) -> Result<Tx, StoreError> {
+        let inner = self
+            .pool
+            .begin()
+            .await
+            .map_err(StoreError::doing("begin to read the database"))?;
+        Ok(Tx { inner })
+    }
+
+    /// Begins a change. Changes run one after the other: this waits for the one before.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`], also when the wait took longer than five seconds.
+    pub async fn write(&self) -> Result<Tx, StoreError> {
+        // A transaction that starts by reading and then writes could be refused half-way.
+        let inner = self
+            .pool
+            .begin_with("BEGIN IMMEDIATE")
+            .await
+            .map_err(StoreError::doing("begin to change the database"))?;
+        Ok(Tx { inner })
+    }
+
+    /// Closes the connections, so that nothing is left in the write-ahead log.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+impl Tx {
+    /// Makes the change last.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]; then nothing was changed.
+    pub async fn commit(self) -> Result<(), StoreError> {
+        self.inner
+            .commit()
+            .await
+            .map_err(StoreError::doing("commit a change"))
+    }
+}
+
+/// Reads a stored text as the type it was written from.
+fn parse<T: FromStr>(expected: &'static str, value: &str) -> Result<T, StoreError> {
+    value.parse().map_err(|_| StoreError::Corrupt {
+        expected,
+        value: value.to_owned(),
+    })
+}
+
+/// Reads a stored number as an unsigned one.
+fn unsigned(expected: &'static str, value: i64) -> Result<u64, StoreError> {
+    u64::try_from(value).map_err(|_| StoreError::Corrupt {
+        expected,
+        value: value.to_string(),
+    })
+}
+
+/// SQLite's integers are signed; our ids start at 1 and count up, so the upper half is never used.
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,396 @@
+//! Enrolled machines.
+
+use super::{NewNode, NodeRow, StoreError, Tx, parse, signed, unsigned};
+use serde::{Serialize, de::DeserializeOwned};
+use sqlx::FromRow;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+use weir_overlay::{Generation, MachinePublicKey, NodeId, NodeName, NodePublicKey, Tag, UserId};
+use weir_protocol::{HostInfo, ItemFailure};
+
+#[derive(FromRow)]
+struct Columns {
+    id: i64,
+    machine_key: String,
+    node_key: String,
+    name: String,
+    named_by_admin: bool,
+    user_id: Option<i64>,
+    user_name: Option<String>,
+    ephemeral: bool,
+    ipv4: String,
+    ipv6: String,
+    hostname: String,
+    version: String,
+    os: String,
+    listen_port: i64,
+    host_addresses: String,
+    fixed_endpoint: Option<String>,
+    observed_address: Option<String>,
+    created_at: i64,
+    last_seen_at: i64,
+    reported_generation: Option<i64>,
+    reported_failures: String,
+}
+
+impl Columns {
+    fn row(self, tags: BTreeSet<Tag>) -> Result<NodeRow, StoreError> {
+        let listen_port =
+            u16::try_from(self.listen_port).map_err(|_| StoreError::Corrupt {
+                expected: "port",
+                value: self.listen_port.to_string(),
+            })?;
+        Ok(NodeRow {
+            id: NodeId(unsigned("node id", self.id)?),
+            machine_key: parse("machine key", &self.machine_key)?,
+            node_key: parse("node key", &self.node_key)?,
+            name: parse("node name", &self.name)?,
+            named_by_admin: self.named_by_admin,
+            user: self
+                .user_id
+                .map(|id| unsigned("user id", id).map(UserId))
+                .transpose()?,
+            user_name: self.user_name,
+            tags,
+            ephemeral: self.ephemeral,
+            ipv4: parse("IPv4 address", &self.ipv4)?,
+            ipv6: parse("IPv6 address", &self.ipv6)?,
+            host: HostInfo {
+                hostname: self.hostname,
+                version: self.version,
+                os: self.os,
+                listen_port,
+                addresses: from_json("list of addresses", &self.host_addresses)?,
+                endpoint: self
+                    .fixed_endpoint
+                    .map(|text| parse("endpoint", &text))
+                    .transpose()?,
+                advertised_routes: BTreeSet::new(),
+            },
+            observed_address: self
+                .observed_address
+                .map(|text| parse("address", &text))
+                .transpose()?,
+            created_at: self.created_at,
+            last_seen_at: self.last_seen_at,
+            reported_generation: self
+                .reported_generation
+                .map(|number| unsigned("generation", number).map(Generation))
+                .transpose()?,
+            reported_failures: from_json("list of failures", &self.reported_failures)?,
+        })
+    }
+}
+
+fn from_json<T: DeserializeOwned>(expected: &'static str, text: &str) -> Result<T, StoreError> {
+    serde_json::from_str(text).map_err(|_| StoreError::Corrupt {
+        expected,
+        value: text.to_owned(),
+    })
+}
+
+fn to_json<T: Serialize>(what: &'static str, value: &T) -> Result<String, StoreError> {
+    serde_json::to_string(value).map_err(|source| StoreError::Json(what, source))
+}
+
+impl Tx {
+    /// All nodes, by id.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn nodes(&mut self) -> Result<Vec<NodeRow>, StoreError> {
+        let rows: Vec<Columns> = sqlx::query_as(
+            "SELECT nodes.*, users.name AS user_name FROM nodes \
+             LEFT JOIN users ON users.id = nodes.user_id ORDER BY nodes.id",
+        )
+        .fetch_all(&mut *self.inner)
+        .await
+        .map_err(StoreError::doing("list the nodes"))?;
+        let tags: Vec<(i64, String)> = sqlx::query_as("SELECT node_id, tag FROM node_tags")
+            .fetch_all(&mut *self.inner)
+            .await
+            .map_err(StoreError::doing("list the tags of nodes"))?;
+        let mut by_node: BTreeMap<i64, BTreeSet<Tag>> = BTreeMap::new();
+        for (node, tag) in tags {
+            by_node.entry(node).or_default().insert(parse("tag", &tag)?);
+        }
+        rows.into_iter()
+            .map(|columns| {
+                let tags = by_node.remove(&columns.id).unwrap_or_default();
+                columns.row(tags)
+            })
+            .collect()
+    }
+
+    async fn with_tags(&mut self, columns: Option<Columns>) -> Result<Option<NodeRow>, StoreError> {
+        let Some(columns) = columns else {
+            return Ok(None);
+        };
+        let tags: Vec<String> = sqlx::query_scalar("SELECT tag FROM node_tags WHERE node_id = ?")
+            .bind(columns.id)
+            .fetch_all(&mut *self.inner)
+            .await
+            .map_err(StoreError::doing("look the tags of a node up"))?;
+        let tags = tags
+            .iter()
+            .map(|tag| parse("tag", tag))
+            .collect::<Result<_, _>>()?;
+        columns.row(tags).map(Some)
+    }
+
+    /// The node that signs with this key.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn node_by_machine(
+        &mut self,
+        key: &MachinePublicKey,
+    ) -> Result<Option<NodeRow>, StoreError> {
+        let columns = sqlx::query_as(
+            "SELECT nodes.*, users.name AS user_name FROM nodes \
+             LEFT JOIN users ON users.id = nodes.user_id WHERE nodes.machine_key = ?",
+        )
+        .bind(key.to_string())
+        .fetch_optional(&mut *self.inner)
+        .await
+        .map_err(StoreError::doing("look a node up by its machine key"))?;
+        self.with_tags(columns).await
+    }
+
+    /// The node whose WireGuard has this key.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn node_by_node_key(
+        &mut self,
+        key: &NodePublicKey,
+    ) -> Result<Option<NodeRow>, StoreError> {
+        let columns = sqlx::query_as(
+            "SELECT nodes.*, users.name AS user_name FROM nodes \
+             LEFT JOIN users ON users.id = nodes.user_id WHERE nodes.node_key = ?",
+        )
+        .bind(key.to_string())
+        .fetch_optional(&mut *self.inner)
+        .await
+        .map_err(StoreError::doing("look a node up by its node key"))?;
+        self.with_tags(columns).await
+    }
+
+    /// The node of this name or, when no node has such a name, of this id.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn node_by_name_or_id(&mut self, text: &str) -> Result<Option<NodeRow>, StoreError> {
+        let columns = sqlx::query_as(
+            "SELECT nodes.*, users.name AS user_name FROM nodes \
+             LEFT JOIN users ON users.id = nodes.user_id \
+             WHERE nodes.name = ?1 OR nodes.id = ?2 ORDER BY nodes.name = ?1 DESC LIMIT 1",
+        )
+        .bind(text)
+        .bind(text.parse::<i64>().ok())
+        .fetch_optional(&mut *self.inner)
+        .await
+        .map_err(StoreError::doing("look a node up"))?;
+        self.with_tags(columns).await
+    }
+
+    /// Enrols a machine. Keys, name and addresses must be free. Its routes are stored apart.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn insert_node(&mut self, node: &NewNode) -> Result<NodeId, StoreError> {
+        let id: i64 = sqlx::query_scalar(
+            "INSERT INTO nodes (machine_key, node_key, name, user_id, ephemeral, ipv4, ipv6, \
+             hostname, version, os, listen_port, host_addresses, fixed_endpoint, \
+             observed_address, created_at, last_seen_at) \
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?15, ?15) RETURNING id",
+        )
+        .bind(node.machine_key.to_string())
+        .bind(node.node_key.to_string())
+        .bind(node.name.as_str())
+        .bind(node.user.map(|id| signed(id.0)))
+        .bind(node.ephemeral)
+        .bind(node.ipv4.to_string())
+        .bind(node.ipv6.to_string())
+        .bind(&node.host.hostname)
+        .bind(&node.host.version)
+        .bind(&node.host.os)
+        .bind(node.host.listen_port)
+        .bind(to_json("the addresses of a host", &node.host.addresses)?)
+        .bind(node.host.endpoint.map(|endpoint| endpoint.to_string()))
+        .bind(node.observed_address.to_string())
+        .bind(node.created_at)
+        .fetch_one(&mut *self.inner)
+        .await
+        .map_err(StoreError::doing("store a node"))?;
+        let id = NodeId(unsigned("node id", id)?);
+        self.set_node_tags(id, &node.tags).await?;
+        Ok(id)
+    }
+
+    /// Replaces the tags of a node.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn set_node_tags(
+        &mut self,
+        id: NodeId,
+        tags: &BTreeSet<Tag>,
+    ) -> Result<(), StoreError> {
+        let doing = "store the tags of a node";
+        sqlx::query("DELETE FROM node_tags WHERE node_id = ?")
+            .bind(signed(id.0))
+            .execute(&mut *self.inner)
+            .await
+            .map_err(StoreError::doing(doing))?;
+        for tag in tags {
+            sqlx::query("INSERT INTO node_tags (node_id, tag) VALUES (?, ?)")
+                .bind(signed(id.0))
+                .bind(tag.as_str())
+                .execute(&mut *self.inner)
+                .await
+                .map_err(StoreError::doing(doing))?;
+        }
+        Ok(())
+    }
+
+    /// Replaces the owner of a node; none for a node that is tagged.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn set_node_user(
+        &mut self,
+        id: NodeId,
+        user: Option<UserId>,
+    ) -> Result<(), StoreError> {
+        sqlx::query("UPDATE nodes SET user_id = ? WHERE id = ?")
+            .bind(user.map(|user| signed(user.0)))
+            .bind(signed(id.0))
+            .execute(&mut *self.inner)
+            .await
+            .map_err(StoreError::doing("store the owner of a node"))?;
+        Ok(())
+    }
+
+    /// Stores what a node tells of its host, its name and where its requests come from.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn update_node_host(
+        &mut self,
+        id: NodeId,
+        name: &NodeName,
+        host: &HostInfo,
+        observed_address: IpAddr,
+    ) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE nodes SET name = ?, hostname = ?, version = ?, os = ?, listen_port = ?, \
+             host_addresses = ?, fixed_endpoint = ?, observed_address = ? WHERE id = ?",
+        )
+        .bind(name.as_str())
+        .bind(&host.hostname)
+        .bind(&host.version)
+        .bind(&host.os)
+        .bind(host.listen_port)
+        .bind(to_json("the addresses of a host", &host.addresses)?)
+        .bind(host.endpoint.map(|endpoint| endpoint.to_string()))
+        .bind(observed_address.to_string())
+        .bind(signed(id.0))
+        .execute(&mut *self.inner)
+        .await
+        .map_err(StoreError::doing("store what a node tells of its host"))?;
+        Ok(())
+    }
+
+    /// Replaces the WireGuard key of a node. No other node may have it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn set_node_key(
+        &mut self,
+        id: NodeId,
+        key: &NodePublicKey,
+    ) -> Result<(), StoreError> {
+        sqlx::query("UPDATE nodes SET node_key = ? WHERE id = ?")
+            .bind(key.to_string())
+            .bind(signed(id.0))
+            .execute(&mut *self.inner)
+            .await
+            .map_err(StoreError::doing("store the key of a node"))?;
+        Ok(())
+    }
+
+    /// Gives a node the name an admin chose. No other node may have it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn rename_node(&mut self, id: NodeId, name: &NodeName) -> Result<(), StoreError> {
+        sqlx::query("UPDATE nodes SET name = ?, named_by_admin = 1 WHERE id = ?")
+            .bind(name.as_str())
+            .bind(signed(id.0))
+            .execute(&mut *self.inner)
+            .await
+            .map_err(StoreError::doing("rename a node"))?;
+        Ok(())
+    }
+
+    /// Remembers that a node was heard of, and from where.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn set_node_seen(
+        &mut self,
+        id: NodeId,
+        observed_address: Option<IpAddr>,
+        now: i64,
+    ) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE nodes SET last_seen_at = max(last_seen_at, ?), \
+             observed_address = coalesce(?, observed_address) WHERE id = ?",
+        )
+        .bind(now)
+        .bind(observed_address.map(|address| address.to_string()))
+        .bind(signed(id.0))
+        .execute(&mut *self.inner)
+        .await
+        .map_err(StoreError::doing("store when a node was last seen"))?;
+        Ok(())
+    }
+
+    /// Remembers what a node has applied and what it could not.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn set_node_report(
+        &mut self,
+        id: NodeId,
+        generation: Generation,
+        failures: &[ItemFailure],
+    ) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE nodes SET reported_generation = ?, reported_failures = ? WHERE id = ?",
+        )
+        .bind(signed(generation.0))
+        .bind(to_json("the failures of a node", &failures)?)
+        .bind(signed(id.0))
+        .execute(&mut *self.inner)
+        .await
+        .map_err(StoreError::doing("store the report of a node"))?;
+        Ok(())
+    }
+
+    /// Forgets a node, with its tags, routes and decisions about them.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn delete_node(&mut self, id: NodeId) -> Result<(), StoreError> {
+        sqlx::query("DELETE FROM nodes WHERE id = ?")
+            .bind(signed(id.0))
+            .execute(&mut *self.inner)
+            .await
+            .map_err(StoreError::doing("delete a node"))?;
+        Ok(())
+    }
+}

@@ -1,0 +1,158 @@
+//! Opening the database: created when missing, backed up before it is upgraded.
+
+use super::Store;
+use sqlx::{
+    AssertSqlSafe, SqlitePool,
+    migrate::{MigrateError, Migrator},
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+static MIGRATIONS: Migrator = sqlx::migrate!();
+
+/// How long a change waits for the one before it.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why the database cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Not a database, not readable, or on a broken disk.
+    #[error(
+        "cannot open the database {path}: if it is damaged, put a backup in its place \
+         (the copies beside it are named {path}.before-...)"
+    )]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// Written by a newer coordinator.
+    #[error(
+        "the database {path} was written by a newer version of the coordinator (schema {found}, \
+         this one knows {known}): install that version again"
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// The schema in the file.
+        found: i64,
+        /// The newest schema of this program.
+        known: i64,
+    },
+    /// The copy before the upgrade failed; nothing was upgraded.
+    #[error("cannot back the database up to {path} before upgrading it: is the disk full?")]
+    Backup {
+        /// The copy.
+        path: PathBuf,
+        /// What SQLite says.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// The upgrade failed; what was there is in the backup.
+    #[error("cannot upgrade the database {path}")]
+    Migrate {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        #[source]
+        source: MigrateError,
+    },
+}
+
+impl Store {
+    /// Opens the database file, creating it when it does not exist and upgrading it when it is of
+    /// an older version; a copy is made before that.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub async fn open(path: &Path) -> Result<Self, OpenError> {
+        let failed = |source| OpenError::Open {
+            path: path.to_owned(),
+            source,
+        };
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .foreign_keys(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            // In WAL mode a power cut may take the last changes back, but never tears one apart;
+            // FULL makes every change durable, and changes are rare.
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(BUSY_TIMEOUT);
+        let pool = SqlitePoolOptions::new()
+            .max_connections(8)
+            .acquire_timeout(BUSY_TIMEOUT)
+            .connect_with(options)
+            .await
+            .map_err(failed)?;
+        let known = MIGRATIONS
+            .iter()
+            .map(|step| step.version)
+            .max()
+            .unwrap_or(0);
+        match schema_version(&pool).await.map_err(failed)? {
+            Some(found) if found > known => {
+                return Err(OpenError::Newer {
+                    path: path.to_owned(),
+                    found,
+                    known,
+                });
+            }
+            Some(found) if found < known => back_up(&pool, path, found, known).await?,
+            Some(_) | None => {}
+        }
+        MIGRATIONS
+            .run(&pool)
+            .await
+            .map_err(|source| OpenError::Migrate {
+                path: path.to_owned(),
+                source,
+            })?;
+        Ok(Self { pool })
+    }
+}
+
+/// The schema version in the file; none when it is new.
+async fn schema_version(pool: &SqlitePool) -> Result<Option<i64>, sqlx::Error> {
+    let tables: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = '_sqlx_migrations'",
+    )
+    .fetch_one(pool)
+    .await?;
+    if tables == 0 {
+        return Ok(None);
+    }
+    sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations WHERE success")
+        .fetch_one(pool)
+        .await
+}
+
+async fn back_up(
+    pool: &SqlitePool,
+    path: &Path,
+    found: i64,
+    known: i64,
+) -> Result<(), OpenError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".before-{known}-from-{found}"));
+    let copy = PathBuf::from(name);
+    // A copy of this very version may be left from an upgrade that failed; it is as good.
+    if copy.exists() {
+        return Ok(());
+    }
+    let target = copy.to_string_lossy().replace('\'', "''");
+    sqlx::query(AssertSqlSafe(format!("VACUUM INTO '{target}'")))
+        .execute(pool)
+        .await
+        .map_err(|source| OpenError::Backup {
+            path: copy.clone(),
+            source,
+        })?;
+    tracing::info!(copy = %copy.display(), "backed the database up before upgrading it");
+    Ok(())
+}
