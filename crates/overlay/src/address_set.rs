@@ -219,23 +219,36 @@ impl AddressSet {
     /// Whether the address is in the set.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
-        self.0.iter().any(|range| range.contains(address))
+        self.at_or_before(address)
+            .is_some_and(|range| range.contains(address))
+    }
+
+    /// The last range that starts at or before the address, found in logarithmic time.
+    fn at_or_before(&self, address: IpAddr) -> Option<&AddressRange> {
+        let after = self.0.partition_point(|range| range.first <= address);
+        self.0.get(after.checked_sub(1)?)
     }
 
     /// Whether every address of `range` is in the set.
     #[must_use]
     pub fn covers(&self, range: &AddressRange) -> bool {
-        self.0
-            .iter()
-            .any(|own| own.contains(range.first) && own.contains(range.last))
+        self.at_or_before(range.first)
+            .is_some_and(|own| own.contains(range.first) && own.contains(range.last))
     }
 
     /// Whether the sets share an address.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
-        self.0
-            .iter()
-            .any(|a| other.0.iter().any(|b| a.intersection(b).is_some()))
+        let (few, many) = if self.0.len() <= other.0.len() {
+            (self, other)
+        } else {
+            (other, self)
+        };
+        // Of the ranges that start before the end of `range`, only the last can reach into it.
+        few.0.iter().any(|range| {
+            many.at_or_before(range.last)
+                .is_some_and(|last| last.intersection(range).is_some())
+        })
     }
 
     /// The addresses in either set.

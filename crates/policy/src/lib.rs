@@ -1,1 +1,57 @@
-//! placeholder
+//! The policy language: from the text an administrator saves to the rules each node enforces.
+//!
+//! The way of a policy, which is also the order to read the files in:
+//!
+//! 1. `syntax`: text to tree. HuJSON, which is JSON with comments and trailing commas. Every
+//!    value keeps its place in the text.
+//! 2. `document`: tree to document. Which sections and fields there are; what this version does
+//!    not know is refused, because leaving a restriction out would allow too much.
+//! 3. `resolve`: document to [`Policy`]. Every name is looked up, every selector understood
+//!    (`selector` lists them), every rule given an id that survives edits elsewhere (`grant_id`).
+//! 4. `compile`: [`Policy`] and [`Directory`] (who is in the network now) to [`CompiledPolicy`].
+//! 5. `reduce`: [`CompiledPolicy`] to what one node is told: [`CompiledPolicy::filter`] is its
+//!    packet filter, [`CompiledPolicy::peers`] whom it may talk to or hear from.
+//!
+//! `weir-netmap` goes on from there: policy saved → compiled → **network map per node → delta**.
+//!
+//! Rules only ever allow. What no rule allows is denied, and without a policy ([`Policy::empty`])
+//! nothing is allowed. Problems are [`Diagnostic`]s with line, column and advice, all of them at
+//! once; [`render`] draws them with the text underlined.
+//!
+//! ```
+//! use weir_policy::{Policy, render};
+//!
+//! let text = r#"{
+//!     "groups": {"group:finance": ["alice@example.com"]},
+//!     // The bank's API admits our relay only.
+//!     "acls": [{"action": "accept", "src": ["group:finanse"], "dst": ["8.8.8.8:443"]}],
+//! }"#;
+//! let problems = Policy::parse(text).unwrap_err();
+//! assert_eq!(
+//!     problems[0].to_string(),
+//!     "line 4, column 43: src=group not found: \"group:finanse\" (did you mean \"group:finance\"?)"
+//! );
+//! assert!(render(&problems, text, "policy.hujson").contains("4 |"));
+//! ```
+//!
+//! Pure: no files, no network, no clock; the same policy and directory give the same answers.
+
+#![forbid(unsafe_code)]
+
+mod compile;
+mod diagnostics;
+mod directory;
+mod document;
+mod grant_id;
+mod policy;
+mod ports;
+mod reduce;
+mod resolve;
+mod selector;
+mod suggest;
+mod syntax;
+
+pub use compile::{CompiledPolicy, compile};
+pub use diagnostics::{Diagnostic, Severity, render};
+pub use directory::{Directory, PolicyNode, User};
+pub use policy::Policy;
