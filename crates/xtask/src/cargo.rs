@@ -1,0 +1,110 @@
+//! Calling cargo, and what it knows of the workspace.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+/// The workspace's own directory.
+pub(crate) fn root() -> &'static Path {
+    const PACKAGE: &str = env!("CARGO_MANIFEST_DIR");
+    let package = Path::new(PACKAGE);
+    package.ancestors().nth(2).unwrap_or(package)
+}
+
+/// The cargo that runs us, in the workspace's directory.
+pub(crate) fn cargo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root()).args(arguments);
+    command
+}
+
+/// `cargo metadata`, with the dependencies of our packages but not those of others.
+pub(crate) fn metadata() -> Result<Value> {
+    let output = cargo(&["metadata", "--format-version", "1", "--no-deps"])
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot run cargo metadata")?;
+    if !output.status.success() {
+        bail!("cargo metadata ended with {}", output.status);
+    }
+    serde_json::from_slice(&output.stdout).context("cannot read what cargo metadata printed")
+}
+
+/// The directory cargo builds into.
+pub(crate) fn target_directory() -> Result<PathBuf> {
+    let metadata = metadata()?;
+    let path = metadata["target_directory"]
+        .as_str()
+        .context("cargo names no target directory")?;
+    Ok(PathBuf::from(path))
+}
+
+/// A built test program.
+#[derive(Debug)]
+pub(crate) struct TestProgram {
+    /// The package's directory, which tests expect to run in.
+    pub(crate) directory: PathBuf,
+    pub(crate) executable: PathBuf,
+}
+
+/// Builds the tests of `packages`, with progress shown, and finds the programs.
+pub(crate) fn build_tests(packages: &[String]) -> Result<Vec<TestProgram>> {
+    let mut command = cargo(&[
+        "test",
+        "--no-run",
+        "--message-format=json-render-diagnostics",
+    ]);
+    for package in packages {
+        command.args(["--package", package]);
+    }
+    let output = command
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot run cargo test --no-run")?;
+    if !output.status.success() {
+        bail!("the tests do not build");
+    }
+    let text = String::from_utf8(output.stdout).context("cannot read what cargo printed")?;
+    let programs = text.lines().filter_map(test_program).collect::<Vec<_>>();
+    if programs.is_empty() {
+        bail!("cargo built no test program for {}", packages.join(", "));
+    }
+    Ok(programs)
+}
+
+fn test_program(line: &str) -> Option<TestProgram> {
+    let message: Value = serde_json::from_str(line).ok()?;
+    if message["profile"]["test"] != true {
+        return None;
+    }
+    let executable = PathBuf::from(message["executable"].as_str()?);
+    let directory = Path::new(message["manifest_path"].as_str()?)
+        .parent()?
+        .to_owned();
+    Some(TestProgram {
+        directory,
+        executable,
+    })
+}
+
+/// Makes sure that a component of the toolchain (`rustfmt`, `clippy`) is there.
+pub(crate) fn ensure_component(subcommand: &str, component: &str) -> Result<()> {
+    let present = cargo(&[subcommand, "--version"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success());
+    if present {
+        return Ok(());
+    }
+    crate::say::line(&format!("installing the toolchain's {component}"));
+    crate::stages::must_succeed(Command::new("rustup").current_dir(root()).args([
+        "component",
+        "add",
+        component,
+    ]))
+    .with_context(|| format!("{component} is missing; install it for this toolchain"))
+}

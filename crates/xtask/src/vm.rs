@@ -1,0 +1,187 @@
+//! `cargo xtask vm`: the tests on a stock Debian kernel, in an emulated machine.
+//!
+//! The machine has no disk and no network. Its root is this host's file system, read-only, with a
+//! layer in memory over it: programs, tools and sources are simply there, and nothing comes back
+//! but one directory with the status, the kernel's log and the tests' output. Emulation only
+//! (`-accel tcg`): a KVM that can be opened need not be one that stock kernels survive.
+
+mod image;
+mod machine;
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+
+use crate::cargo::{TestProgram, build_tests, cargo, root, target_directory};
+use crate::stages::{Tally, TestsFailed, must_succeed};
+use crate::{packages, say};
+
+use image::Image;
+use machine::{Job, Machine};
+
+/// Packages whose tests are worth a run on a stock kernel.
+const TESTED: &[&str] = &["weir-lab", "weir-kernel", END_TO_END];
+/// The package with the end-to-end tests, which run all our programs.
+const END_TO_END: &str = "weir-tests";
+
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Open a shell in the machine instead of running tests; `exit` ends it
+    #[arg(long)]
+    shell: bool,
+    /// The whole run ends after this many minutes
+    #[arg(long, default_value_t = DEFAULT_MINUTES)]
+    minutes: u64,
+    /// The Debian package with the kernel, such as linux-image-6.12-amd64
+    #[arg(long, default_value = DEFAULT_KERNEL)]
+    kernel: String,
+    /// Run only the tests of these packages of the workspace
+    #[arg(long = "package", short, default_values = TESTED)]
+    packages: Vec<String>,
+    /// Do not install missing packages
+    #[arg(long)]
+    no_install: bool,
+    /// Passed to every test program: a part of the tests' names, --nocapture and the like
+    #[arg(last = true)]
+    filter: Vec<String>,
+}
+
+/// Debian's own choice of kernel.
+const DEFAULT_KERNEL: &str = "linux-image-amd64";
+/// Emulation is slow, but a run that takes longer than this hangs.
+const DEFAULT_MINUTES: u64 = 25;
+
+impl Options {
+    /// All tests, as `cargo xtask test` runs them.
+    pub(crate) fn all_tests(install: bool) -> Self {
+        Self {
+            shell: false,
+            minutes: DEFAULT_MINUTES,
+            kernel: DEFAULT_KERNEL.to_owned(),
+            packages: TESTED.iter().map(ToString::to_string).collect(),
+            no_install: !install,
+            filter: Vec::new(),
+        }
+    }
+}
+
+/// Boots the machine, runs the tests in it, and returns what they counted.
+pub(crate) fn run(options: &Options) -> Result<Tally> {
+    packages::require_root("cargo xtask vm")?;
+    let install = !options.no_install;
+    let needs: Vec<_> = packages::LAB.iter().chain(packages::VM).copied().collect();
+    packages::ensure(&needs, install)?;
+    let target = target_directory()?;
+    let image = Image::prepare(&target.join("vm"), &options.kernel, install)?;
+    say::line("building what runs in the machine");
+    must_succeed(&mut build_programs(&options.packages))?;
+    let programs = build_tests(&options.packages)?;
+    let binaries = target.join("debug");
+
+    let machine = Machine::new(&image, &target.join("vm/run"))?;
+    if options.shell {
+        let job = shell_job(&binaries);
+        say::line("booting; the shell starts in this directory, with our programs in the path");
+        return machine.shell(&job).map(|()| Tally::default());
+    }
+    let job = Job {
+        script: test_script(&programs, &binaries, &options.filter)?,
+    };
+    say::line("booting (half a minute in emulation)");
+    let (status, tally) = machine.run(&job, Duration::from_secs(60 * options.minutes))?;
+    if status != 0 {
+        return Err(TestsFailed(tally).into());
+    }
+    if tally == Tally::default() {
+        bail!("no test matches {:?}", options.filter.join(" "));
+    }
+    Ok(tally)
+}
+
+/// Builds what the tests run: all our programs for the end-to-end tests, the lab's for others.
+fn build_programs(packages: &[String]) -> Command {
+    let mut command = cargo(&["build", "--bins", "--locked"]);
+    if packages.iter().any(|package| package == END_TO_END) {
+        command.arg("--workspace");
+    } else {
+        command.args(["--package", "weir-lab"]);
+    }
+    command
+}
+
+/// What every job starts with.
+fn environment(binaries: &Path) -> String {
+    let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    format!(
+        "export WEIR_VM=1 RUST_BACKTRACE=1 HOME=/root LANG=C.UTF-8 TERM=linux\n\
+         export WEIR_BIN_DIR={0}\nexport PATH={0}:{path}\n",
+        quoted(&binaries.display().to_string())
+    )
+}
+
+fn shell_job(binaries: &Path) -> Job {
+    let directory = quoted(&root().display().to_string());
+    Job {
+        script: format!(
+            "{}cd {directory}\nexec bash --norc -i\n",
+            environment(binaries)
+        ),
+    }
+}
+
+fn test_script(programs: &[TestProgram], binaries: &Path, filter: &[String]) -> Result<String> {
+    let arguments: String = filter
+        .iter()
+        .map(|word| format!(" {}", quoted(word)))
+        .collect();
+    let mut script = environment(binaries);
+    script += "status=0\n";
+    for program in programs {
+        let name = program
+            .executable
+            .file_stem()
+            .context("a test program has no name")?;
+        let directory = quoted(&program.directory.display().to_string());
+        let executable = quoted(&program.executable.display().to_string());
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            script,
+            "echo; echo '     Running {} on Linux '\"$(uname -r)\"\n\
+             cd {directory} && CARGO_MANIFEST_DIR={directory} \
+             {executable} --color=never --test-threads=1{arguments} || status=1",
+            name.display(),
+        );
+    }
+    script += "exit $status\n";
+    Ok(script)
+}
+
+/// A word for the shell.
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    #[test]
+    fn a_script_runs_every_program_and_remembers_a_failure() {
+        let programs = [TestProgram {
+            directory: PathBuf::from("/w/tests"),
+            executable: PathBuf::from("/w/target/debug/deps/story-1"),
+        }];
+        let filter = ["it's".to_owned(), "--nocapture".to_owned()];
+        let script = test_script(&programs, Path::new("/w/target/debug"), &filter).unwrap();
+        assert!(
+            script.contains(r"'/w/target/debug/deps/story-1' --color=never --test-threads=1 'it'\''s' '--nocapture' || status=1"),
+            "{script}"
+        );
+        assert!(script.ends_with("exit $status\n"));
+    }
+}

@@ -1,0 +1,24 @@
+# Runs as the machine's first process, on the root that init made. $modules, $console and the
+# job come from the directory that is shared with the host.
+cd /run/weir-vm
+. ./settings.sh
+PATH=/usr/sbin:/usr/bin:/sbin:/bin
+export PATH
+
+mkdir -p /dev/pts /dev/shm /lib/modules
+mount -t devpts devpts /dev/pts
+mount -t tmpfs tmpfs /dev/shm
+mount --bind "$modules" /lib/modules
+# The kernel calls this for what is asked for by name: link types, expressions of nftables.
+echo "$(command -v modprobe)" > /proc/sys/kernel/modprobe
+modprobe tun
+echo weir-vm > /proc/sys/kernel/hostname
+ip link set lo up
+
+: > ready
+setsid --ctty --wait sh ./job.sh < /dev/hvc0 > /dev/hvc0 2>&1
+echo $? > status.part
+mv status.part status
+sync
+echo o > /proc/sysrq-trigger
+sleep 60
