@@ -14,13 +14,19 @@
 #![forbid(unsafe_code)]
 
 mod constants;
+mod desired;
 pub mod firewall;
+mod plan;
 mod ports;
+mod preflight;
 mod state;
 mod step;
 
 pub use constants::*;
+pub use desired::{NodeSettings, desired_state, relay_sysctls, scope};
+pub use plan::{plan, plan_teardown};
 pub use ports::{Counter, HostFacts, Kernel, KernelError, LinkFact, PortFact};
+pub use preflight::{Effects, PreflightRequest, Refusal, Refusals, WireguardChoice, preflight};
 pub use state::{
     DesiredDevice, DesiredLink, DesiredPeer, DesiredState, IpFamily, LinkKind, ObservedDevice,
     ObservedLink, ObservedPeer, ObservedState, PolicyRule, Route, Scope, SysctlKey,

@@ -1,5 +1,15 @@
 //! The firewall: from grants to one nftables table, and from a listing of it back.
 
+mod classes;
+mod document;
+mod listing;
+mod ruleset;
+
+pub use ruleset::{
+    DENIED_HOST, DENIED_RELAY, DENIED_SPOOFED, DENIED_TO_OVERLAY, GRANTED, Ruleset, compile,
+    removal,
+};
+
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,0 +1,316 @@
+//! The steps from what the kernel looks like to what it should look like.
+//!
+//! The order keeps every moment at most as wide as before or after: tighten the firewall, take
+//! peers, prefixes, rules and routes away, add link, addresses and settings, add peers, routes and
+//! rules, loosen the firewall.
+
+use ipnet::IpNet;
+use std::collections::{BTreeMap, BTreeSet};
+use weir_overlay::NodePublicKey;
+
+use crate::{
+    CT_GENERATION_MASK, DesiredPeer, DesiredState, LinkKind, ObservedLink, ObservedPeer,
+    ObservedState, PeerUpdate, SESSION_SECONDS, Step, SysctlKey, WireguardBackend,
+    firewall::{DesiredFirewall, ObservedFirewall, compile},
+};
+
+/// How many peers one step updates, so that a failure names a few and not all.
+const PEERS_A_STEP: usize = 256;
+
+const fn kind_of(backend: WireguardBackend) -> LinkKind {
+    match backend {
+        WireguardBackend::Kernel => LinkKind::Wireguard,
+        WireguardBackend::Userspace => LinkKind::Tun,
+    }
+}
+
+/// The firewall's part: what to load first, and what to load last.
+fn firewall_steps(
+    desired: &DesiredState,
+    observed: Option<&ObservedFirewall>,
+    in_force: Option<&DesiredFirewall>,
+) -> (Vec<Step>, Vec<Step>) {
+    let link = &desired.link.name;
+    let load = |firewall: &DesiredFirewall, over: Option<&ObservedFirewall>| {
+        let ruleset = compile(firewall, link, over);
+        vec![
+            Step::ForgetConnections {
+                mark: ruleset.mark,
+                mask: CT_GENERATION_MASK,
+            },
+            Step::LoadFirewall {
+                ruleset: ruleset.document,
+            },
+        ]
+    };
+    let wanted = &desired.firewall;
+    let loaded = observed.and_then(|table| table.fingerprint.as_deref());
+    if loaded == Some(wanted.fingerprint(link).as_str()) {
+        return (Vec::new(), Vec::new());
+    }
+    let known = in_force.filter(|old| loaded == Some(old.fingerprint(link).as_str()));
+    let Some(old) = known else {
+        // Nothing is known of what is in force: what is wanted is at least not too wide.
+        return (load(wanted, observed), Vec::new());
+    };
+    let both = old.tightened_to(wanted);
+    if both == *wanted {
+        return (load(wanted, observed), Vec::new());
+    }
+    if both == *old {
+        return (Vec::new(), load(wanted, observed));
+    }
+    // The second load goes over what the first one leaves, which nobody has observed yet: the
+    // reconciler looks again before it takes the second step.
+    (load(&both, observed), Vec::new())
+}
+
+/// Prefixes that this peer must lose before anything is added: those that nobody else takes over.
+fn lost(observed: &ObservedPeer, desired: &DesiredPeer, all: &BTreeSet<IpNet>) -> BTreeSet<IpNet> {
+    observed
+        .allowed_ips
+        .iter()
+        .filter(|prefix| !desired.allowed_ips.contains(prefix) && !all.contains(prefix))
+        .copied()
+        .collect()
+}
+
+fn endpoint_update(
+    desired: &DesiredPeer,
+    observed: Option<&ObservedPeer>,
+) -> Option<std::net::SocketAddr> {
+    let wanted = desired.endpoint?;
+    match observed {
+        None => Some(wanted),
+        Some(peer) => {
+            // A live session has roamed for a reason.
+            let live = peer.handshake_age.is_some_and(|age| age < SESSION_SECONDS);
+            (peer.endpoint != Some(wanted) && !(live && peer.endpoint.is_some())).then_some(wanted)
+        }
+    }
+}
+
+struct PeerSteps {
+    remove: Vec<Step>,
+    add: Vec<Step>,
+}
+
+fn peer_steps(
+    desired: &DesiredState,
+    observed: &BTreeMap<NodePublicKey, ObservedPeer>,
+) -> PeerSteps {
+    let all: BTreeSet<IpNet> = desired
+        .peers
+        .values()
+        .flat_map(|peer| peer.allowed_ips.iter().copied())
+        .collect();
+    let gone: BTreeSet<_> = observed
+        .keys()
+        .filter(|key| !desired.peers.contains_key(key))
+        .copied()
+        .collect();
+    let mut narrowed = Vec::new();
+    let mut updates = Vec::new();
+    for (key, peer) in &desired.peers {
+        let seen = observed.get(key);
+        let seen_ips = seen
+            .map(|seen| seen.allowed_ips.clone())
+            .unwrap_or_default();
+        if let Some(seen) = seen {
+            let lost = lost(seen, peer, &all);
+            if !lost.is_empty() {
+                narrowed.push(PeerUpdate {
+                    key: *key,
+                    add_allowed_ips: BTreeSet::new(),
+                    replace_allowed_ips: Some(&seen_ips - &lost),
+                    endpoint: None,
+                    keepalive: None,
+                });
+            }
+        }
+        let missing = &peer.allowed_ips - &seen_ips;
+        let endpoint = endpoint_update(peer, seen);
+        let keepalive = (peer.keepalive != seen.and_then(|seen| seen.keepalive))
+            .then(|| peer.keepalive.unwrap_or_default());
+        if seen.is_none() || !missing.is_empty() || endpoint.is_some() || keepalive.is_some() {
+            updates.push(PeerUpdate {
+                key: *key,
+                add_allowed_ips: missing,
+                replace_allowed_ips: None,
+                endpoint,
+                keepalive,
+            });
+        }
+    }
+    let chunks = |updates: &[PeerUpdate]| -> Vec<Step> {
+        updates
+            .chunks(PEERS_A_STEP)
+            .map(|chunk| Step::UpdatePeers(chunk.to_vec()))
+            .collect()
+    };
+    let mut remove = Vec::new();
+    if !gone.is_empty() {
+        remove.push(Step::RemovePeers(gone));
+    }
+    remove.extend(chunks(&narrowed));
+    PeerSteps {
+        remove,
+        add: chunks(&updates),
+    }
+}
+
+/// The link as far as it is the one we want; a link of another kind that is ours is made anew.
+fn usable<'a>(desired: &DesiredState, observed: &'a ObservedState) -> Option<&'a ObservedLink> {
+    observed
+        .link
+        .as_ref()
+        .filter(|link| link.kind == kind_of(desired.link.backend))
+}
+
+/// The steps from `observed` to `desired`, in the order in which they are safe. `in_force` is the
+/// firewall that this agent loaded last, from its ledger; it lets a change tighten before it
+/// loosens.
+///
+/// A change that both tightens and loosens the firewall gives only the tightening load: the
+/// reconciler observes again and the next plan loosens. Equal states give no steps.
+#[must_use]
+pub fn plan(
+    desired: &DesiredState,
+    observed: &ObservedState,
+    in_force: Option<&DesiredFirewall>,
+) -> Vec<Step> {
+    let (tighten, loosen) = firewall_steps(desired, observed.firewall.as_ref(), in_force);
+    let link = usable(desired, observed);
+    let device = link.and(observed.device.as_ref());
+    let no_peers = BTreeMap::new();
+    let peers = peer_steps(desired, device.map_or(&no_peers, |device| &device.peers));
+    // Routes go with their link.
+    let routes = if link.is_some() {
+        observed.routes.clone()
+    } else {
+        BTreeSet::new()
+    };
+
+    let mut steps = tighten;
+    steps.extend(peers.remove);
+    steps.extend(
+        observed
+            .rules
+            .difference(&desired.rules)
+            .map(|rule| Step::RemoveRule(*rule)),
+    );
+    steps.extend(
+        routes
+            .difference(&desired.routes)
+            .filter(|route| {
+                // A route whose source address changed is replaced, not removed.
+                !desired
+                    .routes
+                    .iter()
+                    .any(|new| (new.table, new.destination) == (route.table, route.destination))
+            })
+            .map(|route| Step::RemoveRoute(*route)),
+    );
+
+    for (key, value) in &desired.sysctls {
+        if let Some(Some(seen)) = observed.sysctls.get(key)
+            && seen != value
+        {
+            steps.push(Step::SetSysctl {
+                key: key.clone(),
+                value: value.clone(),
+            });
+        }
+    }
+    match link {
+        Some(link) => {
+            if link.mtu != desired.link.mtu {
+                steps.push(Step::SetMtu(desired.link.mtu));
+            }
+            let stale = link.addresses.difference(&desired.link.addresses);
+            steps.extend(stale.map(|address| Step::RemoveAddress(*address)));
+        }
+        None => {
+            if matches!(
+                observed.link.as_ref().map(|link| &link.kind),
+                Some(LinkKind::Wireguard | LinkKind::Tun)
+            ) {
+                steps.push(Step::DeleteLink);
+            }
+            steps.push(Step::CreateLink {
+                backend: desired.link.backend,
+                mtu: desired.link.mtu,
+            });
+        }
+    }
+    let configured = device.is_some_and(|device| {
+        device.public_key == Some(desired.device.private_key.public())
+            && device.listen_port == desired.device.listen_port
+            && device.firewall_mark == desired.device.firewall_mark
+    });
+    if !configured {
+        steps.push(Step::ConfigureDevice(desired.device.clone()));
+    }
+    let no_addresses = BTreeSet::new();
+    let addresses = link.map_or(&no_addresses, |link| &link.addresses);
+    steps.extend(
+        desired
+            .link
+            .addresses
+            .difference(addresses)
+            .map(|a| Step::AddAddress(*a)),
+    );
+    if !link.is_some_and(|link| link.up) {
+        steps.push(Step::SetLinkUp);
+    }
+    steps.extend(peers.add);
+    steps.extend(
+        desired
+            .routes
+            .difference(&routes)
+            .map(|route| Step::AddRoute(*route)),
+    );
+    steps.extend(
+        desired
+            .rules
+            .difference(&observed.rules)
+            .map(|rule| Step::AddRule(*rule)),
+    );
+    steps.extend(loosen);
+    steps
+}
+
+/// The steps that leave the host as it was before the first one: everything of ours goes, and the
+/// settings get their saved values back. The firewall goes after the link, so that nothing passes
+/// unjudged in between.
+#[must_use]
+pub fn plan_teardown(observed: &ObservedState, saved: &BTreeMap<SysctlKey, String>) -> Vec<Step> {
+    let mut steps: Vec<Step> = Vec::new();
+    for (key, value) in saved.iter().rev() {
+        if let Some(Some(seen)) = observed.sysctls.get(key)
+            && seen != value
+        {
+            steps.push(Step::SetSysctl {
+                key: key.clone(),
+                value: value.clone(),
+            });
+        }
+    }
+    steps.extend(observed.rules.iter().map(|rule| Step::RemoveRule(*rule)));
+    steps.extend(
+        observed
+            .routes
+            .iter()
+            .map(|route| Step::RemoveRoute(*route)),
+    );
+    if matches!(
+        observed.link.as_ref().map(|link| &link.kind),
+        Some(LinkKind::Wireguard | LinkKind::Tun)
+    ) {
+        steps.push(Step::DeleteLink);
+    }
+    if observed.firewall.is_some() {
+        steps.push(Step::DeleteFirewall);
+    }
+    steps
+}

@@ -1,0 +1,304 @@
+//! The network of the story: what its relay, its second relay and its client should have in the
+//! kernel, written out, and the steps between states.
+
+use std::collections::{BTreeMap, BTreeSet};
+use weir_kernel_plan::{
+    DEFAULT_INTERFACE, DEFAULT_LISTEN_PORT, DEFAULT_MTU, DesiredState, LinkKind, NodeSettings,
+    ObservedDevice, ObservedLink, ObservedPeer, ObservedState, Step, WireguardBackend,
+    desired_state,
+    firewall::{ObservedFirewall, compile, removal},
+    plan, plan_teardown,
+};
+use weir_overlay::{AddressRange, GrantId, NodeId, NodePrivateKey};
+use weir_protocol::{
+    Destination, Grant, IpProtocol, NetworkMap, Peer, PortRange, RouteState, RouteStatus, SelfNode,
+};
+
+fn key(n: u8) -> NodePrivateKey {
+    NodePrivateKey::from_bytes([n; 32])
+}
+
+fn settings(advertised: &[&str]) -> NodeSettings {
+    NodeSettings {
+        interface: DEFAULT_INTERFACE.parse().unwrap(),
+        backend: WireguardBackend::Kernel,
+        mtu: DEFAULT_MTU,
+        listen_port: DEFAULT_LISTEN_PORT,
+        accept_routes: true,
+        exit_node: None,
+        exit_node_allow_lan_access: false,
+        snat_subnet_routes: true,
+        egress: BTreeSet::new(),
+        advertised: advertised.iter().map(|p| p.parse().unwrap()).collect(),
+        ipv6: true,
+        autoconfigured_links: BTreeSet::new(),
+        keepalive: false,
+    }
+}
+
+fn peer(id: u8, name: &str, routes: &[&str], endpoint: Option<&str>) -> Peer {
+    Peer {
+        id: NodeId(u64::from(id)),
+        name: name.parse().unwrap(),
+        user: None,
+        tags: BTreeSet::new(),
+        node_key: key(id).public(),
+        addresses: [
+            format!("100.64.0.{id}").parse().unwrap(),
+            format!("fd77:6569:7200::{id}").parse().unwrap(),
+        ]
+        .into(),
+        routes: routes.iter().map(|p| p.parse().unwrap()).collect(),
+        source_prefixes: BTreeSet::new(),
+        endpoint: endpoint.map(|at| at.parse().unwrap()),
+    }
+}
+
+fn grant(id: u32, sources: &[&str], protocols: &[u8], to: &[&str], port: u16) -> Grant {
+    let set = |items: &[&str]| {
+        items
+            .iter()
+            .map(|i| i.parse::<AddressRange>().unwrap())
+            .collect()
+    };
+    Grant {
+        id: GrantId(id),
+        sources: set(sources),
+        protocols: protocols.iter().map(|p| IpProtocol(*p)).collect(),
+        destinations: vec![Destination {
+            addresses: set(to),
+            ports: PortRange::single(port),
+        }],
+        origin: format!("acls[{id}], line {}", id + 3),
+    }
+}
+
+fn map(id: u8, routes: &[(&str, RouteState)], peers: Vec<Peer>, filter: Vec<Grant>) -> NetworkMap {
+    let own = peer(id, "self", &[], None);
+    NetworkMap {
+        generation: weir_overlay::Generation(7),
+        node: SelfNode {
+            id: own.id,
+            name: own.name,
+            user: None,
+            tags: BTreeSet::new(),
+            addresses: own.addresses,
+            routes: routes
+                .iter()
+                .map(|(prefix, state)| RouteStatus {
+                    prefix: prefix.parse().unwrap(),
+                    state: *state,
+                })
+                .collect(),
+        },
+        peers: peers.into_iter().map(|peer| (peer.id, peer)).collect(),
+        filter,
+        notices: Vec::new(),
+    }
+}
+
+fn relay() -> DesiredState {
+    let service = ["8.8.4.4", "8.8.8.8"];
+    let filter = vec![
+        grant(1, &["100.64.0.2", "fd77:6569:7200::2"], &[6], &service, 443),
+        grant(2, &["100.64.0.2", "100.64.0.4"], &[17], &service, 53),
+    ];
+    let routes = [
+        ("8.8.4.4/32", RouteState::Serving),
+        ("8.8.8.8/32", RouteState::Serving),
+    ];
+    let peers = vec![peer(2, "alice", &[], None), peer(4, "build", &[], None)];
+    let settings = settings(&["8.8.8.8/32", "8.8.4.4/32"]);
+    desired_state(&map(1, &routes, peers, filter), &settings, key(1))
+}
+
+fn client(routes: &[&str]) -> DesiredState {
+    let relay = peer(1, "relay", routes, Some("203.0.113.7:51920"));
+    desired_state(
+        &map(2, &[], vec![relay], Vec::new()),
+        &settings(&[]),
+        key(2),
+    )
+}
+
+/// What the kernel looks like once every step towards `desired` was taken.
+fn as_built(desired: &DesiredState) -> ObservedState {
+    let mut firewall = ObservedFirewall {
+        fingerprint: Some(desired.firewall.fingerprint(&desired.link.name)),
+        generation: 9,
+        ..ObservedFirewall::default()
+    };
+    firewall.chains.insert("grant_1".to_owned());
+    ObservedState {
+        link: Some(ObservedLink {
+            kind: LinkKind::Wireguard,
+            mtu: desired.link.mtu,
+            up: true,
+            addresses: desired.link.addresses.clone(),
+        }),
+        device: Some(ObservedDevice {
+            public_key: Some(desired.device.private_key.public()),
+            listen_port: desired.device.listen_port,
+            firewall_mark: desired.device.firewall_mark,
+            peers: desired
+                .peers
+                .iter()
+                .map(|(key, peer)| {
+                    (
+                        *key,
+                        ObservedPeer {
+                            allowed_ips: peer.allowed_ips.clone(),
+                            endpoint: peer.endpoint,
+                            keepalive: peer.keepalive,
+                            ..ObservedPeer::default()
+                        },
+                    )
+                })
+                .collect(),
+        }),
+        routes: desired.routes.clone(),
+        rules: desired.rules.clone(),
+        sysctls: desired
+            .sysctls
+            .iter()
+            .map(|(k, v)| (k.clone(), Some(v.clone())))
+            .collect(),
+        firewall: Some(firewall),
+    }
+}
+
+fn texts(steps: &[Step]) -> Vec<String> {
+    steps.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn the_relays_ruleset_reads_so() {
+    let relay = relay();
+    let ruleset = compile(&relay.firewall, &relay.link.name, None);
+    let document: serde_json::Value = serde_json::from_str(&ruleset.document).unwrap();
+    let lines: Vec<_> = document["nftables"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    insta::assert_snapshot!(lines.join("\n"));
+}
+
+#[test]
+fn a_bare_host_gets_the_firewall_before_the_link() {
+    let steps = texts(&plan(&relay(), &ObservedState::default(), None));
+    insta::assert_debug_snapshot!(steps);
+}
+
+#[test]
+fn nothing_is_done_to_a_host_that_is_as_it_should_be() {
+    for desired in [relay(), client(&["8.8.8.8/32", "10.20.0.0/24"])] {
+        let steps = plan(&desired, &as_built(&desired), Some(&desired.firewall));
+        assert_eq!(steps, Vec::new());
+    }
+}
+
+#[test]
+fn a_client_looks_relayed_prefixes_up_before_main_and_subnets_after() {
+    insta::assert_debug_snapshot!((
+        client(&["8.8.8.8/32", "10.20.0.0/24"]).routes,
+        client(&["8.8.8.8/32", "10.20.0.0/24"]).rules
+    ));
+    assert!(
+        client(&[]).rules.is_empty(),
+        "without routes there are no rules"
+    );
+    assert!(
+        client(&["0.0.0.0/0"]).rules.is_empty(),
+        "an exit is not taken unasked"
+    );
+}
+
+#[test]
+fn a_revocation_comes_first_and_a_grant_last() {
+    let before = relay();
+    let mut after = before.clone();
+    after.firewall.grants.remove(0);
+    let more_peers = peer(9, "carol", &[], None);
+    after.peers.insert(
+        more_peers.node_key,
+        weir_kernel_plan::DesiredPeer::default(),
+    );
+    let observed = as_built(&before);
+    let revoke = texts(&plan(&after, &observed, Some(&before.firewall)));
+    assert_eq!(revoke[1..], ["load the firewall table", "update 1 peers"]);
+    let mut back = before.clone();
+    back.peers = after.peers.clone();
+    let grant = texts(&plan(
+        &back,
+        &as_built(&{
+            let mut state = after.clone();
+            state.peers = before.peers.clone();
+            state
+        }),
+        Some(&after.firewall),
+    ));
+    assert_eq!(grant[0], "update 1 peers");
+    assert_eq!(grant.last().unwrap(), "load the firewall table");
+}
+
+#[test]
+fn a_table_that_is_not_what_was_loaded_is_loaded_again_at_once() {
+    let desired = relay();
+    let mut observed = as_built(&desired);
+    observed.firewall = None;
+    let steps = texts(&plan(&desired, &observed, Some(&desired.firewall)));
+    assert_eq!(steps[1..], ["load the firewall table"]);
+    let mut changed = as_built(&desired);
+    changed.firewall.as_mut().unwrap().fingerprint = None;
+    assert_eq!(
+        texts(&plan(&desired, &changed, Some(&desired.firewall)))[1..],
+        ["load the firewall table"]
+    );
+}
+
+#[test]
+fn a_live_session_keeps_its_roamed_endpoint() {
+    let desired = client(&[]);
+    let mut observed = as_built(&desired);
+    let relay = observed
+        .device
+        .as_mut()
+        .unwrap()
+        .peers
+        .values_mut()
+        .next()
+        .unwrap();
+    relay.endpoint = Some("198.51.100.9:4000".parse().unwrap());
+    relay.handshake_age = Some(20);
+    assert_eq!(
+        plan(&desired, &observed, Some(&desired.firewall)),
+        Vec::new()
+    );
+    let relay = observed
+        .device
+        .as_mut()
+        .unwrap()
+        .peers
+        .values_mut()
+        .next()
+        .unwrap();
+    relay.handshake_age = Some(900);
+    assert_eq!(
+        texts(&plan(&desired, &observed, Some(&desired.firewall))),
+        ["update 1 peers"]
+    );
+}
+
+#[test]
+fn teardown_takes_everything_of_ours_and_gives_settings_back() {
+    let desired = relay();
+    let saved = BTreeMap::from([(
+        weir_kernel_plan::SysctlKey::ipv4_forwarding(),
+        "0".to_owned(),
+    )]);
+    insta::assert_debug_snapshot!(texts(&plan_teardown(&as_built(&desired), &saved)));
+    assert_eq!(plan_teardown(&ObservedState::default(), &saved), Vec::new());
+    assert!(removal().contains("delete"));
+}
