@@ -1,1 +1,33 @@
-//! placeholder
+//! From the network's state and its policy to what each node is told, and to what changed.
+//!
+//! This is the middle of a change's way: policy saved → compiled → **network map per node →
+//! delta** → ledger → plan → kernel transaction. The files in order:
+//!
+//! 1. `state`: [`NetworkState`] is what the coordinator's store holds: users, nodes, the routes
+//!    they advertise and what an admin decided on each.
+//! 2. `primary`: of several relays that serve one prefix, which one is used.
+//! 3. `network`: [`Network`] joins the state with the compiled policy (`weir-policy`);
+//!    [`Network::map`] makes the [`NetworkMap`](weir_protocol::NetworkMap) of one node: itself, its
+//!    peers, the routes through them, its packet filter. A node is told nothing it need not know:
+//!    who is not its peer does not occur in its map.
+//! 4. `delta`: [`delta`] is what changed between two maps of one node, [`apply`] is what the agent
+//!    does with it. Equal maps have no delta, whatever their generation, so that a change is sent
+//!    only to those whom it touches.
+//! 5. `check`: [`check_map`] finds what must never be in a map. Agents ask it before they accept
+//!    one; the tests here ask it about every map they make.
+//!
+//! Pure: no clock (health and time of creation are given), no network, no randomness. The same
+//! state gives the same map, byte for byte.
+
+#![forbid(unsafe_code)]
+
+mod check;
+mod delta;
+mod network;
+mod primary;
+mod state;
+
+pub use check::{Problem, check_map};
+pub use delta::{WrongGeneration, apply, delta};
+pub use network::{NO_POLICY_NOTICE, Network};
+pub use state::{NetworkState, Node, RouteDecision};

@@ -1,0 +1,110 @@
+//! What the coordinator knows of the network.
+
+use ipnet::IpNet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+};
+use weir_overlay::{NodeId, NodeName, NodePublicKey, Tag, UserId};
+use weir_policy::{Directory, PolicyNode, User};
+use weir_protocol::HostInfo;
+
+/// What an admin said about a route. A route without a decision awaits one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RouteDecision {
+    /// Yes.
+    Approved,
+    /// No.
+    Rejected,
+}
+
+/// A node of the network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its id.
+    pub id: NodeId,
+    /// Its name, unique in the network.
+    pub name: NodeName,
+    /// The user who owns it. Without effect on a tagged node: tags replace the user.
+    pub user: Option<UserId>,
+    /// Its tags.
+    pub tags: BTreeSet<Tag>,
+    /// Its WireGuard key.
+    pub node_key: NodePublicKey,
+    /// Its overlay addresses.
+    pub addresses: BTreeSet<IpAddr>,
+    /// When it was enrolled, in seconds since 1970. Of two relays for one prefix, the older one
+    /// goes first; the smaller id among equals.
+    pub created: i64,
+    /// What its agent tells of the host, advertised routes among it.
+    pub host: HostInfo,
+    /// Decisions on routes, advertised now or not: a route that is withdrawn and advertised again
+    /// need not be approved again.
+    pub decisions: BTreeMap<IpNet, RouteDecision>,
+    /// The address that its agent's requests come from, if it was seen.
+    pub observed_address: Option<IpAddr>,
+    /// Whether it can be expected to carry traffic: its agent is connected, or was so a moment
+    /// ago. Only decides between relays of one prefix, so it is safe to be slow to say no.
+    pub healthy: bool,
+}
+
+impl Node {
+    /// The routes that it advertises and an admin approved, default routes included.
+    pub fn approved_routes(&self) -> impl Iterator<Item = IpNet> {
+        self.host
+            .advertised_routes
+            .iter()
+            .copied()
+            .filter(|route| self.decisions.get(route) == Some(&RouteDecision::Approved))
+    }
+
+    /// Where its WireGuard can be reached: the endpoint that the admin fixed, or else the address
+    /// its agent is seen at, when that is the host's own. Another one belongs to a NAT gateway,
+    /// where nothing can be said about the port.
+    #[must_use]
+    pub fn endpoint(&self) -> Option<SocketAddr> {
+        let host = &self.host;
+        host.endpoint.or_else(|| {
+            self.observed_address
+                .filter(|address| host.listen_port != 0 && host.addresses.contains(address))
+                .map(|address| SocketAddr::new(address, host.listen_port))
+        })
+    }
+}
+
+/// The whole network, as the coordinator's store has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NetworkState {
+    /// The users.
+    pub users: BTreeMap<UserId, User>,
+    /// The nodes.
+    pub nodes: BTreeMap<NodeId, Node>,
+}
+
+impl NetworkState {
+    /// What a policy is compiled against.
+    #[must_use]
+    pub fn directory(&self) -> Directory {
+        let as_policy_node = |node: &Node| PolicyNode {
+            user: node.user,
+            tags: node.tags.clone(),
+            addresses: node.addresses.clone(),
+            approved_routes: node.approved_routes().collect(),
+        };
+        Directory {
+            users: self.users.values().cloned().collect(),
+            nodes: self
+                .nodes
+                .iter()
+                .map(|(id, node)| (*id, as_policy_node(node)))
+                .collect(),
+            ..Directory::default()
+        }
+    }
+
+    /// The name of the user who owns a node; none for a tagged one.
+    pub(crate) fn owner(&self, node: &Node) -> Option<String> {
+        let user = node.user.filter(|_| node.tags.is_empty())?;
+        self.users.get(&user).map(|user| user.name.clone())
+    }
+}
