@@ -52,10 +52,14 @@ const OTHER_SECTIONS: [&str; 15] = [
 ];
 
 const ACL_FIELDS: [&str; 4] = ["action", "dst", "proto", "src"];
-/// Names that ACL fields once had, or that this version does not have.
-const OTHER_ACL_FIELDS: [(&str, &str); 3] = [
-    ("users", "write \"src\""),
+/// What people write for ACL fields, from older policies or other languages.
+const OTHER_ACL_FIELDS: [(&str, &str); 7] = [
+    ("destination", "write \"dst\""),
+    ("destinations", "write \"dst\""),
     ("ports", "write \"dst\""),
+    ("source", "write \"src\""),
+    ("sources", "write \"src\""),
+    ("users", "write \"src\""),
     (
         "srcPosture",
         "device postures are not supported by this version",

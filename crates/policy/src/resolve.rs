@@ -317,10 +317,12 @@ impl Resolver<'_, '_, '_> {
         let text = destination.value.as_str();
         let (host, ports) = split_destination(text);
         let refusal = match (parse_ports(ports), self.selector(destination, &host)) {
-            (Err(message), _) => Refusal::new(
-                format!("dst={text:?}: {message}"),
-                Some("a destination ends in its ports: \"HOST:443\", \"HOST:80,8000-8080\", \"HOST:*\"".to_owned()),
-            ),
+            (Err(message), _) => {
+                let whole = self.selector(destination, text).is_ok();
+                let host = if whole { text } else { "HOST" };
+                let help = format!("write \"{host}:443\" for a port, \"{host}:*\" for all of them");
+                Refusal::new(format!("dst={text:?}: {message}"), Some(help))
+            }
             (Ok(ports), Ok(selector)) => {
                 let target = match selector {
                     Selector::Any => Target::Any,

@@ -1,0 +1,397 @@
+//! What is said about policies that are wrong.
+
+use proptest::prelude::*;
+use weir_policy::{Diagnostic, Directory, Policy, Severity, User, compile, render};
+
+fn refused(text: &str) -> Vec<Diagnostic> {
+    match Policy::parse(text) {
+        Ok(_) => panic!("accepted: {text}"),
+        Err(found) => found,
+    }
+}
+
+/// The sections around one entry of `acls`.
+fn with_entry(entry: &str) -> String {
+    format!(
+        r#"{{
+    "groups": {{"group:staff": ["alice@example.com"]}},
+    "tagOwners": {{"tag:server": ["group:staff"]}},
+    "hosts": {{"office": "10.20.0.0/24"}},
+    "acls": [{entry}],
+}}"#
+    )
+}
+
+fn message_for(entry: &str) -> String {
+    match refused(&with_entry(entry)).as_slice() {
+        [only] => only.message.clone(),
+        several => panic!("{several:?}"),
+    }
+}
+
+fn rule(src: &str, dst: &str) -> String {
+    format!(r#"{{"action": "accept", "src": ["{src}"], "dst": ["{dst}"]}}"#)
+}
+
+#[test]
+fn messages_of_the_language() {
+    for (src, dst, message) in [
+        ("tag:x", "*:*", r#"src=tag not found: "tag:x""#),
+        ("*", "tag:x:22", r#"dst="tag:x": tag not found: "tag:x""#),
+        (
+            "autogroup:self",
+            "*:*",
+            r#""autogroup:self" not valid on the src side of a rule"#,
+        ),
+        (
+            "autogroup:internet",
+            "*:*",
+            r#""autogroup:internet" not valid on the src side of a rule"#,
+        ),
+        (
+            "*",
+            "autogroup:danger-all:*",
+            "cannot use autogroup:danger-all as a dst",
+        ),
+        (
+            "*",
+            "tag:server:ssh",
+            r#"dst="tag:server:ssh": port range "ssh": invalid first integer"#,
+        ),
+        (
+            "*",
+            "autogroup:self",
+            r#"dst="autogroup:self": port range "self": invalid first integer"#,
+        ),
+        (
+            "*",
+            "office:0",
+            r#"dst="office:0": port range "0": first port must be >0, or use '*' for wildcard"#,
+        ),
+        ("group:x", "*:*", r#"src=group not found: "group:x""#),
+        ("*", "ofice:22", r#"dst="ofice": host not found: "ofice""#),
+        (
+            "10.20.0.5/24",
+            "*:*",
+            "src=10.20.0.5/24 has host bits set; the prefix is 10.20.0.0/24",
+        ),
+        (
+            "autogroup:admin",
+            "*:*",
+            r#"src="autogroup:admin" is not supported by this version"#,
+        ),
+        (
+            "*",
+            "autogroup:self:22",
+            r#"dst="autogroup:self": "autogroup:self" is not supported by this version"#,
+        ),
+        (
+            "user:*@example.com",
+            "*:*",
+            r#"src="user:*@example.com" is not supported by this version"#,
+        ),
+        (
+            "autogroup:members",
+            "*:*",
+            r#"src=autogroup not found: "autogroup:members""#,
+        ),
+    ] {
+        assert_eq!(message_for(&rule(src, dst)), message);
+    }
+    assert_eq!(
+        message_for(r#"{"action": "deny", "src": ["*"], "dst": ["*:*"]}"#),
+        r#"action="deny" is not supported"#
+    );
+    assert_eq!(
+        message_for(r#"{"action": "accept", "src": ["*"], "dst": ["*:*"], "proto": "tpc"}"#),
+        r#"proto="tpc" is not a protocol"#
+    );
+}
+
+#[test]
+fn messages_about_names() {
+    for (text, message) in [
+        (
+            r#"{"acls": [], "groups": {"group:a": [], "group:b": ["group:a"]}}"#,
+            r#"groups["group:b"]: "group:a": group members cannot be recursive"#,
+        ),
+        (
+            r#"{"acls": [], "groups": {"staff": []}}"#,
+            r#"groups["staff"]: group names must start with "group:""#,
+        ),
+        (
+            r#"{"acls": [], "groups": {"group:a": ["alice"]}}"#,
+            r#"groups["group:a"]: "alice": group members must be users"#,
+        ),
+        (
+            r#"{"acls": [], "tagOwners": {"tag:1a": []}}"#,
+            r#"tagOwners["tag:1a"]: tag names must start with a letter, after 'tag:'"#,
+        ),
+        (
+            r#"{"acls": [], "tagOwners": {"tag:a": ["tag:b"]}}"#,
+            r#"tagOwners["tag:a"]: tag not found: "tag:b""#,
+        ),
+        (
+            r#"{"acls": [], "hosts": {"office": "10.20.0.5/24"}}"#,
+            r#"hosts["office"]: 10.20.0.5/24 has host bits set; the prefix is 10.20.0.0/24"#,
+        ),
+        (
+            r#"{"acls": [], "hosts": {"a:b": "10.20.0.5"}}"#,
+            r#"hosts["a:b"]: not a name"#,
+        ),
+    ] {
+        let found = refused(text);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(found[0].message, message);
+    }
+}
+
+#[test]
+fn what_this_version_does_not_have_is_refused_where_it_stands() {
+    for section in [
+        "grants",
+        "autoApprovers",
+        "ipsets",
+        "tests",
+        "postures",
+        "ssh",
+        "nodeAttrs",
+    ] {
+        let found = refused(&format!("{{\n  \"acls\": [],\n  \"{section}\": []\n}}"));
+        assert_eq!(
+            (found[0].message.clone(), found[0].line, found[0].column),
+            (
+                format!("{section:?} is not supported by this version"),
+                3,
+                3
+            )
+        );
+    }
+    let posture = with_entry(
+        r#"{"action": "accept", "src": ["*"], "dst": ["*:*"], "srcPosture": ["posture:x"]}"#,
+    );
+    assert_eq!(
+        refused(&posture)[0].message,
+        "unknown field \"srcPosture\" in acls[0]"
+    );
+}
+
+#[test]
+fn a_policy_that_does_not_say_what_is_allowed_is_refused() {
+    for text in ["{}", r#"{"groups": {}}"#] {
+        assert!(
+            refused(text)[0]
+                .message
+                .starts_with("the policy has no \"acls\"")
+        );
+    }
+    assert!(refused("[]")[0].message.contains("must be an object"));
+    assert!(Policy::parse(r#"{"acls": []}"#).is_ok());
+}
+
+#[test]
+fn several_problems_are_drawn_at_once() {
+    let text = r#"{
+    "gruops": {"group:finance": ["alice@example.com"]},
+    "hosts": {"office": "10.20.0.0/24"},
+    // who may do what
+    "acls": [
+        {"action": "accept", "src": ["group:finance"], "dst": ["offise:443", "8.8.8.8"]},
+        {"action": "accept", "source": ["*"], "dst": ["*:*"]},
+    ],
+}"#;
+    insta::assert_snapshot!(render(&refused(text), text, "policy.hujson"), @r#"
+    error: unknown section "gruops"
+     --> policy.hujson:2:5
+      |
+    2 |     "gruops": {"group:finance": ["alice@example.com"]},
+      |     ^^^^^^^^
+      |
+      = help: did you mean "groups"?
+
+    error: src=group not found: "group:finance"
+     --> policy.hujson:6:38
+      |
+    6 |         {"action": "accept", "src": ["group:finance"], "dst": ["offise:443", "8.8.8.8"]},
+      |                                      ^^^^^^^^^^^^^^^
+      |
+      = help: add "group:finance" to groups
+
+    error: dst="offise": host not found: "offise"
+     --> policy.hujson:6:64
+      |
+    6 |         {"action": "accept", "src": ["group:finance"], "dst": ["offise:443", "8.8.8.8"]},
+      |                                                                ^^^^^^^^^^^^
+      |
+      = help: did you mean "office"?
+
+    error: dst="8.8.8.8": port range "8.8.8.8": invalid first integer
+     --> policy.hujson:6:78
+      |
+    6 |         {"action": "accept", "src": ["group:finance"], "dst": ["offise:443", "8.8.8.8"]},
+      |                                                                              ^^^^^^^^^
+      |
+      = help: write "8.8.8.8:443" for a port, "8.8.8.8:*" for all of them
+
+    error: acls[1] has no "src"
+     --> policy.hujson:7:9
+      |
+    7 |         {"action": "accept", "source": ["*"], "dst": ["*:*"]},
+      |         ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+      |
+      = help: "src": [] makes an entry that allows nothing
+
+    error: unknown field "source" in acls[1]
+     --> policy.hujson:7:30
+      |
+    7 |         {"action": "accept", "source": ["*"], "dst": ["*:*"]},
+      |                              ^^^^^^^^
+      |
+      = help: write "src"
+    "#);
+}
+
+#[test]
+fn what_is_probably_not_meant_is_a_warning() {
+    let text = with_entry(
+        r#"{"action": "accept", "src": ["alcie@example.com", "bob@"], "dst": ["office:22"], "proto": "gre"}"#,
+    );
+    let policy = Policy::parse(&text).unwrap();
+    let directory = Directory {
+        users: vec![
+            User {
+                id: weir_overlay::UserId(1),
+                name: "alice".to_owned(),
+                email: Some("alice@example.com".to_owned()),
+            },
+            User {
+                id: weir_overlay::UserId(2),
+                name: "bob".to_owned(),
+                email: None,
+            },
+        ],
+        ..Directory::default()
+    };
+    let warnings = policy.warnings(&directory);
+    assert!(
+        warnings
+            .iter()
+            .all(|found| found.severity == Severity::Warning)
+    );
+    let said: Vec<_> = warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        said,
+        [
+            "line 5, column 43: the network has no user \"alcie@example.com\" \
+             (did you mean \"alice@example.com\"?)",
+            "line 5, column 81: this allows nothing: the protocol has no ports \
+             (write \"*\" for the ports)",
+        ]
+    );
+}
+
+#[test]
+fn bytes_that_are_no_text_are_pointed_at() {
+    let found = Policy::parse_bytes(b"{\n\"acls\": \xff}").unwrap_err();
+    assert_eq!((found[0].line, found[0].column), (2, 9));
+}
+
+/// Pieces of policies, so that random texts get past the first character.
+fn fragment() -> impl Strategy<Value = String> {
+    let pieces = [
+        "{",
+        "}",
+        "[",
+        "]",
+        ",",
+        ":",
+        "\"",
+        "\n",
+        "/*",
+        "*/",
+        "//",
+        "null",
+        "1",
+        "-",
+        "\\u00",
+        "\"acls\"",
+        "\"groups\"",
+        "\"hosts\"",
+        "\"tagOwners\"",
+        "\"src\"",
+        "\"dst\"",
+        "\"action\"",
+        "\"accept\"",
+        "\"proto\"",
+        "\"group:a\"",
+        "\"tag:a\"",
+        "\"*\"",
+        "\"*:*\"",
+        "\"a@b\"",
+        "\"[::1]:22\"",
+        "\"10.0.0.0/8:1-2\"",
+        "\u{e9}",
+        "\u{feff}",
+        "\r",
+        "\u{1f600}",
+    ];
+    proptest::collection::vec(proptest::sample::select(pieces.to_vec()), 0..40)
+        .prop_map(|pieces| pieces.concat())
+}
+
+/// A policy of the right shape whose texts may be anything.
+fn shaped() -> impl Strategy<Value = String> {
+    let text = prop_oneof![
+        "[a-z*@:./0-9\\[\\]-]{0,12}",
+        ".{0,8}",
+        Just("tag:a:22".to_owned()),
+        Just("group:a".to_owned()),
+    ];
+    proptest::collection::vec(text, 8).prop_map(|texts| {
+        serde_json::json!({
+            "groups": {"group:a": [texts[0]]},
+            "tagOwners": {"tag:a": [texts[1]]},
+            "hosts": {texts[2].clone(): texts[3]},
+            "acls": [{"action": "accept", "src": [texts[4], texts[5]], "dst": [texts[6], "*:*"], "proto": texts[7]}],
+        })
+        .to_string()
+    })
+}
+
+fn survives(bytes: &[u8]) {
+    match Policy::parse_bytes(bytes) {
+        Ok(policy) => {
+            let directory = Directory::default();
+            let _ = policy.warnings(&directory);
+            let _ = compile(&policy, &directory);
+        }
+        Err(found) => {
+            assert!(found.iter().any(|one| one.severity == Severity::Error));
+            let text = String::from_utf8_lossy(bytes);
+            assert!(!render(&found, &text, "policy.hujson").is_empty());
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        survives(&bytes);
+    }
+
+    #[test]
+    fn no_text_makes_it_panic(text in fragment()) {
+        survives(text.as_bytes());
+    }
+
+    #[test]
+    fn no_names_make_it_panic(text in shaped()) {
+        survives(text.as_bytes());
+    }
+}
+
+#[test]
+fn deep_nesting_is_refused() {
+    let text = "[".repeat(100_000);
+    assert_eq!(refused(&text)[0].message, "maximum nesting depth exceeded");
+}
