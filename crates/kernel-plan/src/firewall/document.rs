@@ -61,7 +61,7 @@ struct VerdictMapObject {
     table: Cow<'static, str>,
     name: String,
     #[serde(rename = "type")]
-    key: Vec<SetType>,
+    key: SetTypeValue<'static>,
     map: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     flags: Option<[&'static str; 1]>,
@@ -69,7 +69,8 @@ struct VerdictMapObject {
     elem: Vec<(Expr, Statement<'static>)>,
 }
 
-/// A dynamic set whose elements go away a minute after their last use.
+/// A dynamic set whose elements go away a minute after their last use. (nft 1.0.6 refuses the flag
+/// `dynamic` in JSON, and sets it by itself when a rule updates the set.)
 #[derive(Clone, Debug, Serialize)]
 struct DynamicSetObject {
     family: NfFamily,
@@ -78,7 +79,7 @@ struct DynamicSetObject {
     #[serde(rename = "type")]
     key: SetType,
     size: u32,
-    flags: [&'static str; 2],
+    flags: [&'static str; 1],
     timeout: u32,
 }
 
@@ -239,7 +240,11 @@ impl Document {
                 family: FAMILY,
                 table: TABLE,
                 name: name.to_owned(),
-                key: key.to_vec(),
+                key: match key {
+                    // nft takes a list of one for a concatenation, and refuses its elements.
+                    [single] => SetTypeValue::Single(*single),
+                    parts => SetTypeValue::Concatenated(parts.to_vec().into()),
+                },
                 map: "verdict",
                 flags: interval.then_some(["interval"]),
                 elem,
@@ -255,7 +260,7 @@ impl Document {
                 name: name.to_owned(),
                 key,
                 size,
-                flags: ["dynamic", "timeout"],
+                flags: ["timeout"],
                 timeout: 60,
             }),
         });

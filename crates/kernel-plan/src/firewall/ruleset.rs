@@ -14,6 +14,7 @@
 //! ruleset has a new generation: every connection is judged again by its next packet, in whichever
 //! direction that goes, and re-marked or dropped. So a revocation is part of the transaction.
 
+use ipnet::IpNet;
 use nftables::{
     expr::MetaKey,
     schema::SetType,
@@ -118,6 +119,16 @@ impl DesiredFirewall {
         both.exit = self.exit && other.exit;
         both.translation = other.translation.clone();
         both
+    }
+
+    /// The private prefixes among what this node relays to.
+    fn subnets(&self) -> Vec<IpNet> {
+        let is_subnet = |prefix: &IpNet| TrafficClass::of(prefix) == TrafficClass::Subnet;
+        self.served
+            .prefixes()
+            .into_iter()
+            .filter(is_subnet)
+            .collect()
     }
 
     /// Where packets from the overlay may go at all: the node itself and what it serves.
@@ -231,6 +242,7 @@ pub fn compile(
     for name in &chains {
         body.document.chain(name);
     }
+    body.log_sources(observed);
     body.sets(desired, &classes);
     body.base_rules();
     body.judgement(&classes);
@@ -337,7 +349,20 @@ struct Body<'a> {
 }
 
 impl Body<'_> {
+    /// Kept over a reload, with the rates they hold. The kernel refuses to add one that exists,
+    /// since it bears a flag more than we asked for.
+    fn log_sources(&mut self, observed: Option<&ObservedFirewall>) {
+        for family in FAMILIES {
+            let name = format!("log_sources{}", family.suffix);
+            if !observed.is_some_and(|observed| observed.sets.contains_key(&name)) {
+                self.document
+                    .dynamic_set(&name, family.address, LOG_SOURCES);
+            }
+        }
+    }
+
     fn sets(&mut self, desired: &DesiredFirewall, classes: &Classes) {
+        let subnets: AddressSet = desired.subnets().into_iter().collect();
         for family in FAMILIES {
             let of = |set: &AddressSet| -> Vec<AddressRange> {
                 set.ranges()
@@ -354,8 +379,7 @@ impl Body<'_> {
                 address,
                 &of(&desired.own_addresses),
             );
-            document.interval_set(&format!("served{suffix}"), address, &of(&desired.served));
-            document.dynamic_set(&format!("log_sources{suffix}"), address, LOG_SOURCES);
+            document.interval_set(&format!("subnets{suffix}"), address, &of(&subnets));
             let (single, wide): (Vec<_>, Vec<_>) = classes
                 .sources
                 .iter()
@@ -439,8 +463,8 @@ impl Body<'_> {
     fn base_rules(&mut self) {
         let link = self.link;
         for (family, overlay) in FAMILIES.into_iter().zip([
-            AddressRange::from(ipnet::IpNet::V4(OVERLAY_V4)),
-            ipnet::IpNet::V6(OVERLAY_V6).into(),
+            AddressRange::from(IpNet::V4(OVERLAY_V4)),
+            IpNet::V6(OVERLAY_V6).into(),
         ]) {
             let elsewhere = || is_not(meta(MetaKey::Iifname), any_of([text("lo"), text(link)]));
             self.document.rule(
@@ -488,12 +512,12 @@ impl Body<'_> {
             let current = self.current();
             self.document.rule(chain, current);
         }
-        // What this host itself began, and what hosts began that it serves, was judged where it
-        // was going: here its replies come back.
+        // What this host itself began, and what hosts of a subnet behind it began, is judged where
+        // it goes: here the replies come back. A public service behind a relay begins nothing.
         self.document
             .rule("to_host", vec![established(), direction("reply"), accept()]);
         for family in FAMILIES {
-            let served = || text(&format!("@served{}", family.suffix));
+            let served = || text(&format!("@subnets{}", family.suffix));
             self.document.rule(
                 "to_relay",
                 vec![
@@ -564,14 +588,12 @@ impl Body<'_> {
     fn translation(&mut self, desired: &DesiredFirewall) {
         let relayed = [from_link(self.link), not_to_link(self.link)];
         if !desired.translation.subnets {
-            for prefix in desired.served.prefixes() {
-                if TrafficClass::of(&prefix) == TrafficClass::Subnet {
-                    let header = if prefix.addr().is_ipv4() { "ip" } else { "ip6" };
-                    let mut kept = relayed.to_vec();
-                    kept.push(is(payload(header, "daddr"), range(&prefix.into())));
-                    kept.push(leave());
-                    self.document.rule("postrouting", kept);
-                }
+            for prefix in desired.subnets() {
+                let header = if prefix.addr().is_ipv4() { "ip" } else { "ip6" };
+                let mut kept = relayed.to_vec();
+                kept.push(is(payload(header, "daddr"), range(&prefix.into())));
+                kept.push(leave());
+                self.document.rule("postrouting", kept);
             }
         }
         for family in FAMILIES {
