@@ -1,7 +1,7 @@
 //! The lab itself: owns the nodes and the logs, and takes everything down again.
 
-use std::fmt::Write as _;
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -72,6 +72,24 @@ impl Lab {
         Ok(probe
             .try_run(["ip", "link", "add", "probe", "type", "wireguard"])?
             .success())
+    }
+
+    /// Asks for kernel WireGuard on behalf of a test that needs it. Where there is none, says so
+    /// in one line that shows in the output of a passing test too, and returns false.
+    ///
+    /// # Errors
+    /// `ip` cannot be run.
+    pub fn needs_kernel_wireguard(test: &str) -> Result<bool> {
+        let present = Self::kernel_has_wireguard()?;
+        if !present {
+            // The print macros would keep the line to themselves in a test that passes.
+            writeln!(
+                std::io::stderr(),
+                "SKIPPED {test}: this kernel has no WireGuard; `cargo xtask vm -- {test}` runs it"
+            )
+            .context("cannot print")?;
+        }
+        Ok(present)
     }
 
     /// From now on, lines of level ERROR that contain `text` do not fail the test.
@@ -158,8 +176,7 @@ impl Lab {
             if !all.is_empty() {
                 let tail = all[all.len().saturating_sub(lines)..].join("\n    ");
                 let name = path.file_name().unwrap_or_default().display().to_string();
-                // Writing to a String cannot fail.
-                let _ = writeln!(text, "  {name}:\n    {tail}");
+                text += &format!("  {name}:\n    {tail}\n");
             }
         }
         text

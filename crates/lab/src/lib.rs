@@ -16,6 +16,8 @@
 //!   the drop of the lab) unless the test said that it expects it;
 //! * nothing of the host is written to: the node's own mounts hide what programs would change.
 //!
+//! For what no network can show, such as a step that fails halfway, there is a [`FakeKernel`].
+//!
 //! [`HostSnapshot`] answers "is the host as it was?", [`Ping`] "was a packet lost?".
 //!
 //! Everything here needs root. Where the kernel has WireGuard is asked by
@@ -24,6 +26,7 @@
 #![forbid(unsafe_code)]
 
 mod command;
+mod fake_kernel;
 pub mod hold;
 mod internet;
 mod lab;
@@ -37,6 +40,7 @@ mod snapshot;
 mod wait;
 
 pub use command::{NodeCommand, Output, Spawned};
+pub use fake_kernel::FakeKernel;
 pub use internet::{Internet, addresses};
 pub use lab::Lab;
 pub use logs::error_lines;

@@ -2,98 +2,83 @@
 
 use std::time::Duration;
 
+use anyhow::Result;
 use weir_lab::{Lab, Node, Ping, patient, wait_until};
 
-fn generate_key(node: &Node) -> (String, String) {
-    let secret = node.run(["wg", "genkey"]).unwrap().stdout;
-    let public = node
-        .command(["wg", "pubkey"])
-        .stdin(secret.as_str())
-        .run()
-        .unwrap()
-        .stdout;
-    (secret.trim().to_owned(), public.trim().to_owned())
+struct Side<'lab> {
+    node: &'lab Node,
+    underlay: &'static str,
+    overlay: &'static str,
 }
 
-fn set_up(
-    node: &Node,
-    secret: &str,
-    address: &str,
-    peer: &str,
-    peer_overlay: &str,
-    endpoint: &str,
-) {
-    node.ip(&format!(
-        "link add weir0 type wireguard\naddress add {address}/24 dev weir0\nlink set weir0 up"
-    ))
-    .unwrap();
-    node.write_file("/run/weir/secret", secret).unwrap();
-    node.run([
-        "wg",
-        "set",
-        "weir0",
-        "listen-port",
-        "51920",
-        "private-key",
-        "/run/weir/secret",
-        "peer",
-        peer,
-        "allowed-ips",
-        &format!("{peer_overlay}/32"),
-        "endpoint",
-        endpoint,
-    ])
-    .unwrap();
+impl Side<'_> {
+    /// Makes the interface and returns the public key.
+    fn create(&self) -> Result<String> {
+        self.node
+            .address("eth0", &format!("{}/24", self.underlay))?;
+        let secret = self.node.run(["wg", "genkey"])?.stdout;
+        self.node.write_file("/run/weir/secret", &secret)?;
+        self.node.ip(&format!(
+            "link add weir0 type wireguard\n\
+             address add {}/24 dev weir0\n\
+             link set weir0 up",
+            self.overlay
+        ))?;
+        let set = "wg set weir0 listen-port 51920 private-key /run/weir/secret";
+        self.node.run(set.split(' '))?;
+        let public = self
+            .node
+            .command(["wg", "pubkey"])
+            .stdin(secret)
+            .run()?
+            .stdout;
+        Ok(public.trim().to_owned())
+    }
+
+    fn add_peer(&self, key: &str, peer: &Self) -> Result<()> {
+        let (overlay, underlay) = (peer.overlay, peer.underlay);
+        let set =
+            format!("wg set weir0 peer {key} allowed-ips {overlay}/32 endpoint {underlay}:51920");
+        self.node.run(set.split(' ')).map(drop)
+    }
 }
 
 #[test]
 fn vm_kernel_wireguard_carries_packets_between_nodes() {
-    if !Lab::kernel_has_wireguard().unwrap() {
-        println!(
-            "SKIPPED: this kernel has no WireGuard; `cargo xtask vm` runs this test on one that has"
-        );
+    let name = "vm_kernel_wireguard_carries_packets_between_nodes";
+    if !Lab::needs_kernel_wireguard(name).unwrap() {
         return;
     }
     let lab = Lab::new().unwrap();
     let (left, right) = (lab.node("left").unwrap(), lab.node("right").unwrap());
     lab.connect((&left, "eth0"), (&right, "eth0")).unwrap();
-    left.address("eth0", "192.0.2.1/24").unwrap();
-    right.address("eth0", "192.0.2.2/24").unwrap();
-    let (left_secret, left_public) = generate_key(&left);
-    let (right_secret, right_public) = generate_key(&right);
-    set_up(
-        &left,
-        &left_secret,
-        "100.64.0.1",
-        &right_public,
-        "100.64.0.2",
-        "192.0.2.2:51920",
-    );
-    set_up(
-        &right,
-        &right_secret,
-        "100.64.0.2",
-        &left_public,
-        "100.64.0.1",
-        "192.0.2.1:51920",
-    );
+    let left = Side {
+        node: &left,
+        underlay: "192.0.2.1",
+        overlay: "100.64.0.1",
+    };
+    let right = Side {
+        node: &right,
+        underlay: "192.0.2.2",
+        overlay: "100.64.0.2",
+    };
+    let (left_key, right_key) = (left.create().unwrap(), right.create().unwrap());
+    left.add_peer(&right_key, &right).unwrap();
+    right.add_peer(&left_key, &left).unwrap();
 
-    let ping = Ping::start(&left, "100.64.0.2", Duration::from_millis(100)).unwrap();
-    wait_until("ten answers", patient(Duration::from_secs(10)), || {
-        Ok(ping.answers()? >= 10)
-    })
-    .unwrap();
-    assert_eq!(
-        ping.stop().unwrap().lost,
-        [0_u32; 0],
-        "kernel WireGuard queues for the handshake"
-    );
+    let ping = Ping::start(left.node, right.overlay, Duration::from_millis(100)).unwrap();
+    let deadline = patient(Duration::from_secs(10));
+    wait_until("ten answers", deadline, || Ok(ping.answers()? >= 10)).unwrap();
+    // The packets before the handshake wait in the interface's queue.
+    assert_eq!(ping.stop().unwrap().lost, [0_u32; 0]);
     let transfer = left
+        .node
         .run(["wg", "show", "weir0", "transfer"])
         .unwrap()
         .stdout;
-    assert!(transfer.starts_with(&right_public), "{transfer}");
+    assert!(transfer.starts_with(&right_key), "{transfer}");
     let details = left
+        .node
         .run(["ip", "-d", "link", "show", "weir0"])
         .unwrap()
         .stdout;

@@ -1,0 +1,95 @@
+//! The firewall table, as far as a listing of it tells what was loaded.
+
+use std::collections::BTreeMap;
+
+use nix::errno::Errno;
+use serde_json::{Value, json};
+use weir_kernel_plan::firewall::ObservedFirewall;
+
+/// Chains, sets, maps and counters by kind and name; rules by chain.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Table {
+    objects: BTreeMap<(String, String), Value>,
+    rules: Vec<Value>,
+}
+
+impl Table {
+    /// Carries out a libnftables document on a table that may be there already: all of it, or
+    /// nothing and the error that nft would get.
+    pub(super) fn load(before: Option<Self>, document: &str) -> Result<Self, Errno> {
+        let document: Value = serde_json::from_str(document).map_err(|_| Errno::EINVAL)?;
+        let commands = document["nftables"].as_array().ok_or(Errno::EINVAL)?;
+        let mut table = before;
+        for command in commands {
+            let (verb, object) = only_member(command).ok_or(Errno::EINVAL)?;
+            if verb == "metainfo" {
+                continue;
+            }
+            let (kind, object) = only_member(object).ok_or(Errno::EINVAL)?;
+            match (verb, kind) {
+                ("add", "table") => {
+                    table.get_or_insert_default();
+                }
+                ("delete", "table") => {
+                    table.take().ok_or(Errno::ENOENT)?;
+                }
+                _ => table
+                    .as_mut()
+                    .ok_or(Errno::ENOENT)?
+                    .carry_out(verb, kind, object)?,
+            }
+        }
+        table.ok_or(Errno::EINVAL)
+    }
+
+    fn carry_out(&mut self, verb: &str, kind: &str, object: &Value) -> Result<(), Errno> {
+        let name = object["name"].as_str().unwrap_or_default().to_owned();
+        match (verb, kind) {
+            ("flush", "table") => self.rules.clear(),
+            ("add", "rule") => {
+                let chain = object["chain"].as_str().unwrap_or_default().to_owned();
+                if !self.objects.contains_key(&("chain".to_owned(), chain)) {
+                    return Err(Errno::ENOENT);
+                }
+                self.rules.push(object.clone());
+            }
+            ("add", "chain" | "counter" | "set" | "map") => {
+                // What exists stays: a counter keeps its value, a set its elements.
+                self.objects
+                    .entry((kind.to_owned(), name))
+                    .or_insert_with(|| object.clone());
+            }
+            ("delete", "chain" | "counter" | "set" | "map") => {
+                self.objects
+                    .remove(&(kind.to_owned(), name))
+                    .ok_or(Errno::ENOENT)?;
+            }
+            _ => return Err(Errno::EOPNOTSUPP),
+        }
+        Ok(())
+    }
+
+    /// A rule that we did not load.
+    pub(super) fn add_foreign_rule(&mut self) {
+        self.rules
+            .push(json!({ "chain": "forward", "expr": [{ "accept": null }] }));
+    }
+
+    pub(super) fn observed(&self) -> ObservedFirewall {
+        let objects = self
+            .objects
+            .iter()
+            .map(|((kind, _), object)| json!({ kind: object }));
+        let rules = self.rules.iter().map(|rule| json!({ "rule": rule }));
+        let listing = objects.chain(rules).collect::<Vec<_>>();
+        ObservedFirewall::from_listing(&json!({ "nftables": listing }))
+    }
+}
+
+fn only_member(value: &Value) -> Option<(&str, &Value)> {
+    value
+        .as_object()?
+        .iter()
+        .next()
+        .map(|(name, value)| (name.as_str(), value))
+}
