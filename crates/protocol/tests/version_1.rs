@@ -1,0 +1,184 @@
+//! Version 1 on the wire, written out: a change of these snapshots is a change of the protocol.
+
+use std::collections::{BTreeMap, BTreeSet};
+use weir_overlay::{Generation, GrantId, NodeId, NodePrivateKey, NodePublicKey};
+use weir_protocol::{
+    Destination, ErrorCode, Grant, HostInfo, IpProtocol, ItemFailure, MapDelta, MapRequest,
+    NetworkMap, Peer, PortRange, ProblemDetails, RegisterRequest, RegisterResponse, ReportRequest,
+    RouteState, RouteStatus, SelfNode, StreamMessage, UpdateRequest,
+};
+
+fn key(n: u8) -> NodePublicKey {
+    NodePrivateKey::from_bytes([n; 32]).public()
+}
+
+fn host() -> HostInfo {
+    HostInfo {
+        hostname: "relay".to_owned(),
+        version: "0.1.0".to_owned(),
+        os: "Debian GNU/Linux 12, Linux 6.1.0".to_owned(),
+        listen_port: 51920,
+        addresses: ["203.0.113.7".parse().unwrap()].into(),
+        endpoint: None,
+        advertised_routes: ["8.8.8.8/32".parse().unwrap()].into(),
+    }
+}
+
+fn node() -> SelfNode {
+    SelfNode {
+        id: NodeId(1),
+        name: "relay".parse().unwrap(),
+        user: Some("ops@example.com".to_owned()),
+        tags: BTreeSet::new(),
+        addresses: [
+            "100.64.0.1".parse().unwrap(),
+            "fd77:6569:7200::1".parse().unwrap(),
+        ]
+        .into(),
+        routes: vec![RouteStatus {
+            prefix: "8.8.8.8/32".parse().unwrap(),
+            state: RouteState::AwaitingApproval,
+        }],
+    }
+}
+
+fn peer() -> Peer {
+    Peer {
+        id: NodeId(2),
+        name: "build".parse().unwrap(),
+        user: None,
+        tags: ["tag:build".parse().unwrap()].into(),
+        node_key: key(2),
+        addresses: ["100.64.0.2".parse().unwrap()].into(),
+        routes: BTreeSet::new(),
+        source_prefixes: ["10.20.0.0/24".parse().unwrap()].into(),
+        endpoint: Some("203.0.113.30:51920".parse().unwrap()),
+    }
+}
+
+fn filter() -> Vec<Grant> {
+    vec![Grant {
+        id: GrantId(17),
+        sources: ["100.64.0.2".parse().unwrap()]
+            .into_iter()
+            .collect::<Vec<_>>()
+            .into(),
+        protocols: [IpProtocol::TCP, IpProtocol::UDP].into(),
+        destinations: vec![Destination {
+            addresses: vec!["8.8.8.8".parse().unwrap()].into(),
+            ports: PortRange {
+                first: 53,
+                last: 443,
+            },
+        }],
+        origin: "acls[0], line 4".to_owned(),
+    }]
+}
+
+#[test]
+fn requests_and_answers() {
+    insta::assert_json_snapshot!(
+        "register-request",
+        RegisterRequest {
+            auth_key: Some("weir-key-k1-5ec2e7-pin".to_owned()),
+            node_key: key(1),
+            tags: BTreeSet::new(),
+            host: host(),
+        }
+    );
+    insta::assert_json_snapshot!(
+        "register-response",
+        RegisterResponse {
+            node_id: NodeId(1),
+            name: "relay".parse().unwrap(),
+            addresses: ["100.64.0.1".parse().unwrap()].into(),
+            enrolled: true,
+        }
+    );
+    insta::assert_json_snapshot!("update-request", UpdateRequest { host: host() });
+    insta::assert_json_snapshot!(
+        "map-request",
+        MapRequest {
+            held: Some(Generation(7))
+        }
+    );
+    insta::assert_json_snapshot!(
+        "report-request",
+        ReportRequest {
+            generation: Generation(8),
+            failures: vec![ItemFailure {
+                item: "add route 8.8.8.8/32 in table 5701".to_owned(),
+                reason: "Operation not permitted (EPERM)".to_owned(),
+            }],
+        }
+    );
+    insta::assert_json_snapshot!(
+        "problem",
+        ProblemDetails {
+            code: ErrorCode::UsedAuthKey,
+            status: 403,
+            detail: "this one-off auth key was used already".to_owned(),
+        }
+    );
+}
+
+#[test]
+fn stream_messages() {
+    insta::assert_json_snapshot!(
+        "full",
+        StreamMessage::Full {
+            map: Box::new(NetworkMap {
+                generation: Generation(8),
+                node: node(),
+                peers: BTreeMap::from([(NodeId(2), peer())]),
+                filter: filter(),
+                notices: vec!["no policy is set".to_owned()],
+            }),
+        }
+    );
+    insta::assert_json_snapshot!(
+        "delta",
+        StreamMessage::Delta {
+            delta: Box::new(MapDelta {
+                from: Generation(8),
+                to: Generation(9),
+                node: None,
+                peers_changed: BTreeMap::from([(NodeId(2), peer())]),
+                peers_removed: [NodeId(3)].into(),
+                filter: Some(filter()),
+                notices: Some(Vec::new()),
+            }),
+        }
+    );
+    insta::assert_json_snapshot!(
+        "heartbeat",
+        StreamMessage::Heartbeat {
+            generation: Generation(9)
+        }
+    );
+}
+
+#[test]
+fn what_a_newer_writer_adds_is_passed_over() {
+    let newer = r#"{"type":"heartbeat","generation":9,"load":0.5}"#;
+    let read: StreamMessage = serde_json::from_str(newer).unwrap();
+    assert_eq!(
+        read,
+        StreamMessage::Heartbeat {
+            generation: Generation(9)
+        }
+    );
+    let code: ErrorCode = serde_json::from_str("\"teapot\"").unwrap();
+    assert_eq!(code, ErrorCode::Unknown);
+}
+
+#[test]
+fn a_request_prints_without_its_auth_key() {
+    let request = RegisterRequest {
+        auth_key: Some("weir-key-k1-5ec2e7-pin".to_owned()),
+        node_key: key(1),
+        tags: BTreeSet::new(),
+        host: host(),
+    };
+    assert!(!format!("{request:?}").contains("5ec2e7"));
+}
