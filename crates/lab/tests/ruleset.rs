@@ -1,0 +1,337 @@
+//! The compiled firewall on the real kernel. A veth link that bears the tunnel's name stands for
+//! the tunnel: the ruleset knows the link by its name only.
+
+use anyhow::{Context as _, Result};
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+use weir_kernel_plan::{
+    CT_GENERATION_MASK,
+    firewall::{
+        DENIED_RELAY, DENIED_SPOOFED, DENIED_TO_OVERLAY, DesiredFirewall, ObservedFirewall,
+        SourceTranslation, compile,
+    },
+};
+use weir_lab::{Lab, Node, Spawned, patient, program, wait_until};
+use weir_overlay::{AddressRange, AddressSet, GrantId, InterfaceName};
+use weir_protocol::{Destination, Grant, IpProtocol, PortRange};
+
+const ALICE: &str = "100.64.0.2";
+const BOB: &str = "100.64.0.3";
+const SERVICE: &str = "8.8.8.8";
+const RELAY: &str = "203.0.113.7";
+
+struct Network {
+    lab: Lab,
+    clients: Node,
+    relay: Node,
+    service: Node,
+    _server: Spawned,
+    interface: InterfaceName,
+}
+
+fn set(items: &[&str]) -> AddressSet {
+    let ranges = items
+        .iter()
+        .map(|item| item.parse::<AddressRange>().unwrap());
+    ranges.collect()
+}
+
+fn grant(id: u32, from: &[&str], protocol: u8, to: &[&str], ports: (u16, u16)) -> Grant {
+    Grant {
+        id: GrantId(id),
+        sources: set(from),
+        protocols: [IpProtocol(protocol)].into(),
+        destinations: vec![Destination {
+            addresses: set(to),
+            ports: PortRange {
+                first: ports.0,
+                last: ports.1,
+            },
+        }],
+        origin: format!("acls[{id}]"),
+    }
+}
+
+fn firewall(grants: Vec<Grant>) -> DesiredFirewall {
+    DesiredFirewall {
+        own_addresses: set(&["100.64.0.1"]),
+        served: set(&[SERVICE, "10.20.0.0/24"]),
+        exit: false,
+        grants,
+        translation: SourceTranslation {
+            subnets: true,
+            egress: BTreeSet::new(),
+        },
+    }
+}
+
+impl Network {
+    fn new() -> Result<Self> {
+        let lab = Lab::new()?;
+        let (clients, relay, service) = (
+            lab.node("clients")?,
+            lab.node("relay")?,
+            lab.node("service")?,
+        );
+        lab.connect((&clients, "weir0"), (&relay, "weir0"))?;
+        lab.connect((&relay, "eth0"), (&service, "eth0"))?;
+        clients.ip(&format!(
+            "address add {ALICE}/32 dev weir0\n\
+             address add {BOB}/32 dev weir0\n\
+             route add 100.64.0.1 dev weir0\n\
+             route add default via 100.64.0.1 dev weir0"
+        ))?;
+        relay.ip(&format!(
+            "address add 100.64.0.1/32 dev weir0\n\
+             route add 100.64.0.0/10 dev weir0\n\
+             address add {RELAY}/24 dev eth0\n\
+             route add default via 203.0.113.1"
+        ))?;
+        relay.forward()?;
+        service.ip(&format!(
+            "address add 203.0.113.1/24 dev eth0\n\
+             address add {SERVICE}/32 dev lo\n\
+             address add 1.1.1.1/32 dev lo\n\
+             address add 10.20.0.5/32 dev lo\n\
+             route add 198.51.100.0/24 via 203.0.113.7"
+        ))?;
+        let host = program("weir-lab-host")?;
+        let host = host.to_string_lossy();
+        let serve = "serve --address 8.8.8.8 --address 1.1.1.1 --address 10.20.0.5 \
+                     --tcp 443 --tcp 80 --udp 53";
+        let server = service.spawn([&*host].into_iter().chain(serve.split_whitespace()))?;
+        server.wait_for_log("listening", patient(Duration::from_secs(5)))?;
+        let interface = "weir0".parse()?;
+        Ok(Self {
+            lab,
+            clients,
+            relay,
+            service,
+            _server: server,
+            interface,
+        })
+    }
+
+    fn observed(&self) -> Result<Option<ObservedFirewall>> {
+        let listed = self
+            .relay
+            .try_run(["nft", "-j", "list", "table", "inet", "weir"])?;
+        if !listed.success() {
+            return Ok(None);
+        }
+        let listing = serde_json::from_str(&listed.stdout)?;
+        Ok(Some(ObservedFirewall::from_listing(&listing)))
+    }
+
+    fn load(&self, desired: &DesiredFirewall) -> Result<()> {
+        let ruleset = compile(desired, &self.interface, self.observed()?.as_ref());
+        self.relay
+            .command(["nft", "-j", "-f", "-"])
+            .stdin(ruleset.document.clone())
+            .run()?;
+        let loaded = self.observed()?.context("no table after a load")?;
+        assert_eq!(
+            loaded.fingerprint,
+            Some(desired.fingerprint(&self.interface))
+        );
+        assert_eq!(
+            u32::from(loaded.generation) << 20,
+            ruleset.mark & CT_GENERATION_MASK
+        );
+        Ok(())
+    }
+
+    fn counter(&self, name: &str) -> Result<u64> {
+        let observed = self.observed()?.context("no table")?;
+        Ok(observed
+            .counters
+            .get(name)
+            .context("no such counter")?
+            .packets)
+    }
+
+    /// Asks the server who it sees; `None` without an answer.
+    fn ask(&self, from: &str, protocol: &str, to: &str) -> Result<Option<IpAddr>> {
+        let host = program("weir-lab-host")?;
+        let host = host.to_string_lossy();
+        let seconds = patient(Duration::from_millis(700))
+            .as_secs_f64()
+            .to_string();
+        let asked =
+            self.clients
+                .try_run([&*host, protocol, to, "--timeout", &seconds, "--from", from])?;
+        let seen = asked
+            .stdout
+            .trim()
+            .strip_prefix("you are ")
+            .and_then(|at| at.rsplit_once(':'));
+        Ok(seen.map(|(address, _)| address.parse()).transpose()?)
+    }
+}
+
+#[test]
+fn only_what_is_granted_is_relayed_and_leaves_with_the_relays_address() {
+    let network = Network::new().unwrap();
+    network
+        .load(&firewall(vec![
+            grant(1, &[ALICE], 6, &[SERVICE], (443, 443)),
+            grant(2, &[ALICE, BOB], 17, &[SERVICE], (53, 53)),
+            grant(3, &[ALICE], 6, &["0.0.0.0/0"], (80, 90)),
+        ]))
+        .unwrap();
+    let relay = Some(RELAY.parse().unwrap());
+    assert_eq!(network.ask(ALICE, "tcp", "8.8.8.8:443").unwrap(), relay);
+    assert_eq!(network.ask(ALICE, "udp", "8.8.8.8:53").unwrap(), relay);
+    assert_eq!(network.ask(BOB, "udp", "8.8.8.8:53").unwrap(), relay);
+    assert_eq!(network.ask(ALICE, "tcp", "8.8.8.8:80").unwrap(), relay);
+    assert_eq!(network.ask(ALICE, "tcp", "10.20.0.5:80").unwrap(), relay);
+
+    let denied = network.counter(DENIED_RELAY).unwrap();
+    assert_eq!(network.ask(BOB, "tcp", "8.8.8.8:443").unwrap(), None);
+    assert!(network.counter(DENIED_RELAY).unwrap() > denied);
+    // Granted by a rule that is wider than what this relay serves: still not relayed.
+    assert_eq!(network.ask(ALICE, "tcp", "1.1.1.1:80").unwrap(), None);
+    network.lab.finish().unwrap();
+}
+
+#[test]
+fn a_running_connection_ends_with_the_ruleset_that_no_longer_allows_it() {
+    let network = Network::new().unwrap();
+    let both = firewall(vec![
+        grant(1, &[ALICE], 6, &[SERVICE], (443, 443)),
+        grant(2, &[BOB], 6, &[SERVICE], (443, 443)),
+    ]);
+    network.load(&both).unwrap();
+    let host = program("weir-lab-host").unwrap();
+    let host = host.to_string_lossy();
+    let download = network
+        .clients
+        .spawn([&*host, "download", "8.8.8.8:443", "--idle", "1.5"])
+        .unwrap();
+    let lines = || -> Result<usize> { Ok(download.log()?.lines().count()) };
+    let deadline = patient(Duration::from_secs(10));
+    wait_until("a running download", deadline, || Ok(lines()? > 5)).unwrap();
+
+    // The same grants again, and another grant beside: the download goes on.
+    for id in 3..6 {
+        let mut more = both.clone();
+        more.grants
+            .push(grant(id, &[BOB], 6, &["10.20.0.5"], (80, 80)));
+        network.load(&more).unwrap();
+        let before = lines().unwrap();
+        wait_until("the download to go on", deadline, || {
+            Ok(lines()? > before + 5)
+        })
+        .unwrap();
+    }
+
+    let only_bob = firewall(both.grants[1..].to_vec());
+    let denied =
+        network.counter(DENIED_RELAY).unwrap() + network.counter(DENIED_TO_OVERLAY).unwrap();
+    network.load(&only_bob).unwrap();
+    let after_the_load = lines().unwrap();
+    let ended = download.wait(deadline).unwrap();
+    assert!(!ended.success(), "the download ended by itself");
+    // What was in flight at the load may still have been printed.
+    assert!(
+        lines().unwrap() <= after_the_load + 3,
+        "{}",
+        download.log().unwrap()
+    );
+    let now = network.counter(DENIED_RELAY).unwrap() + network.counter(DENIED_TO_OVERLAY).unwrap();
+    assert!(
+        now > denied,
+        "counters are kept over loads and count the cut connection"
+    );
+    network.lab.finish().unwrap();
+}
+
+#[test]
+fn an_overlay_source_from_outside_goes_nowhere() {
+    let network = Network::new().unwrap();
+    network
+        .load(&firewall(vec![grant(
+            1,
+            &[ALICE],
+            17,
+            &[SERVICE],
+            (53, 53),
+        )]))
+        .unwrap();
+    // The outsider bears alice's address and sends by way of the relay.
+    let outsider = network.lab.node("outsider").unwrap();
+    network
+        .lab
+        .connect((&network.relay, "eth1"), (&outsider, "eth0"))
+        .unwrap();
+    network
+        .relay
+        .ip("address add 198.51.100.1/24 dev eth1")
+        .unwrap();
+    outsider
+        .ip(&format!(
+            "address add 198.51.100.9/24 dev eth0\n\
+             address add {ALICE}/32 dev lo\n\
+             route add default via 198.51.100.1"
+        ))
+        .unwrap();
+    let host = program("weir-lab-host").unwrap();
+    let host = host.to_string_lossy();
+    for to in ["8.8.8.8:53", "100.64.0.1:53"] {
+        let before = network.counter(DENIED_SPOOFED).unwrap();
+        let asked = outsider
+            .try_run([&*host, "udp", to, "--timeout", "0.5", "--from", ALICE])
+            .unwrap();
+        assert!(!asked.success(), "{}", asked.stdout);
+        assert!(network.counter(DENIED_SPOOFED).unwrap() > before, "{to}");
+    }
+    // Its own address may pass through this host as before: that traffic is not Weir's.
+    let own = outsider
+        .try_run([&*host, "udp", "8.8.8.8:53", "--timeout", "2"])
+        .unwrap();
+    assert!(own.stdout.contains("198.51.100.9"), "{}", own.text());
+    network.lab.finish().unwrap();
+}
+
+#[test]
+fn a_relay_with_a_fixed_source_address_uses_it() {
+    let network = Network::new().unwrap();
+    network.relay.address("eth0", "203.0.113.8/24").unwrap();
+    let mut desired = firewall(vec![grant(1, &[ALICE], 6, &["0.0.0.0/0"], (443, 443))]);
+    desired.translation.egress = ["203.0.113.8".parse().unwrap()].into();
+    network.load(&desired).unwrap();
+    let fixed = Some("203.0.113.8".parse().unwrap());
+    assert_eq!(network.ask(ALICE, "tcp", "8.8.8.8:443").unwrap(), fixed);
+
+    // Subnets may see the client itself, when their hosts know the way back.
+    desired.translation.subnets = false;
+    network.load(&desired).unwrap();
+    network
+        .service
+        .ip(&format!("route add {ALICE} via {RELAY}"))
+        .unwrap();
+    let seen = network.ask(ALICE, "tcp", "10.20.0.5:443").unwrap();
+    assert_eq!(seen, Some(ALICE.parse().unwrap()));
+    assert_eq!(network.ask(ALICE, "tcp", "8.8.8.8:443").unwrap(), fixed);
+    network.lab.finish().unwrap();
+}
+
+#[test]
+fn a_table_that_somebody_changed_is_not_taken_for_ours() {
+    let network = Network::new().unwrap();
+    let desired = firewall(vec![grant(1, &[ALICE], 6, &[SERVICE], (443, 443))]);
+    network.load(&desired).unwrap();
+    for meddling in [
+        "add rule inet weir to_relay accept",
+        "flush chain inet weir to_relay",
+        "add element inet weir sources4 { 100.64.0.9 : goto class_0 }",
+    ] {
+        network.relay.run(["nft", meddling]).unwrap();
+        assert_eq!(
+            network.observed().unwrap().unwrap().fingerprint,
+            None,
+            "{meddling}"
+        );
+        network.load(&desired).unwrap();
+    }
+    network.lab.finish().unwrap();
+}
