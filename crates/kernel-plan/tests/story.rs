@@ -1,6 +1,8 @@
 //! The network of the story: what its relay, its second relay and its client should have in the
 //! kernel, written out, and the steps between states.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use weir_kernel_plan::{
     DEFAULT_INTERFACE, DEFAULT_LISTEN_PORT, DEFAULT_MTU, DesiredState, LinkKind, NodeSettings,

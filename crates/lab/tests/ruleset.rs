@@ -1,6 +1,8 @@
 //! The compiled firewall on the real kernel. A veth link that bears the tunnel's name stands for
 //! the tunnel: the ruleset knows the link by its name only.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+
 use anyhow::{Context as _, Result};
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 use weir_kernel_plan::{

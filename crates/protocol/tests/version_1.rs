@@ -1,5 +1,7 @@
 //! Version 1 on the wire, written out: a change of these snapshots is a change of the protocol.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use weir_overlay::{Generation, GrantId, NodeId, NodePrivateKey, NodePublicKey};
 use weir_protocol::{

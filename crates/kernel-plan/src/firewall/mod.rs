@@ -2,6 +2,7 @@
 
 mod classes;
 mod document;
+mod extent;
 mod listing;
 mod ruleset;
 
