@@ -236,7 +236,7 @@ fn a_revocation_comes_first_and_a_grant_last() {
         &back,
         &as_built(&{
             let mut state = after.clone();
-            state.peers = before.peers.clone();
+            state.peers = before.peers;
             state
         }),
         Some(&after.firewall),
