@@ -203,3 +203,138 @@ impl Check {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weir_overlay::{AddressSet, Generation};
+    use weir_protocol::{Destination, IpProtocol, PortRange, SelfNode};
+
+    fn peer(id: u64, routes: &[&str]) -> Peer {
+        Peer {
+            id: NodeId(id),
+            name: format!("n{id}").parse().unwrap(),
+            user: None,
+            tags: BTreeSet::new(),
+            node_key: NodePublicKey::from_bytes([u8::try_from(id).unwrap(); 32]),
+            addresses: [format!("100.64.0.{id}").parse().unwrap()].into(),
+            routes: routes.iter().map(|route| route.parse().unwrap()).collect(),
+            source_prefixes: BTreeSet::new(),
+            endpoint: None,
+        }
+    }
+
+    fn grant(id: u32) -> Grant {
+        Grant {
+            id: GrantId(id),
+            sources: AddressSet::everything(),
+            protocols: [IpProtocol::TCP].into(),
+            destinations: vec![Destination {
+                addresses: AddressSet::everything(),
+                ports: PortRange::single(443),
+            }],
+            origin: String::new(),
+        }
+    }
+
+    fn map(peers: Vec<Peer>, filter: Vec<Grant>) -> NetworkMap {
+        NetworkMap {
+            generation: Generation(1),
+            node: SelfNode {
+                id: NodeId(1),
+                name: "self".parse().unwrap(),
+                user: None,
+                tags: BTreeSet::new(),
+                addresses: ["100.64.0.1".parse().unwrap()].into(),
+                routes: Vec::new(),
+            },
+            peers: peers.into_iter().map(|peer| (peer.id, peer)).collect(),
+            filter,
+            notices: Vec::new(),
+        }
+    }
+
+    fn problems(peers: Vec<Peer>, filter: Vec<Grant>) -> Vec<String> {
+        let found = check_map(&map(peers, filter));
+        found.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_good_map_has_none() {
+        let peers = vec![
+            peer(2, &["10.0.0.0/8", "0.0.0.0/0"]),
+            peer(3, &["10.20.0.0/24", "0.0.0.0/0"]),
+        ];
+        assert!(problems(peers, vec![grant(1), grant(GrantId::MAX)]).is_empty());
+    }
+
+    #[test]
+    fn two_peers_never_stand_for_one_thing() {
+        let mut second = peer(3, &[]);
+        second.source_prefixes = ["8.8.8.8/32".parse().unwrap()].into();
+        second.addresses = peer(2, &[]).addresses;
+        second.node_key = peer(2, &[]).node_key;
+        assert_eq!(
+            problems(vec![peer(2, &["8.8.8.8/32"]), second], vec![]),
+            [
+                "the address 100.64.0.2 belongs to 2 and to 3",
+                "the peers 2 and 3 have one key",
+                "the prefix 8.8.8.8/32 leads to 2 and to 3",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_peer_stands_for_itself_and_for_what_may_be_routed() {
+        let mut greedy = peer(2, &["100.64.0.0/16"]);
+        greedy.source_prefixes = ["::/0".parse().unwrap()].into();
+        let mut mute = peer(3, &[]);
+        mute.addresses.clear();
+        assert_eq!(
+            problems(vec![greedy, mute], vec![]),
+            [
+                "the peer 2 may send from every address",
+                "the peer 2 has a prefix that it must not have",
+                "the peer 3 has no address",
+            ]
+        );
+        let mut map = map(vec![peer(1, &[])], vec![]);
+        map.node.addresses.clear();
+        if let Some(own) = map.peers.remove(&NodeId(1)) {
+            map.peers.insert(NodeId(9), own);
+        }
+        assert_eq!(
+            check_map(&map),
+            [
+                Problem::NoOwnAddress,
+                Problem::WrongPeerId {
+                    filed: NodeId(9),
+                    is: NodeId(1)
+                },
+                Problem::OwnPeer,
+            ]
+        );
+    }
+
+    #[test]
+    fn a_grant_allows_something_and_fits_its_mark() {
+        let mut hollow = grant(2);
+        hollow.sources = AddressSet::empty();
+        hollow.protocols.clear();
+        hollow.destinations.clear();
+        let mut backwards = grant(3);
+        backwards.destinations[0].ports = PortRange { first: 9, last: 1 };
+        assert_eq!(
+            problems(vec![], vec![grant(0), grant(0), hollow, backwards]),
+            [
+                "the grant id 0 is not in 1..=1048575",
+                "the grant id 0 is not in 1..=1048575",
+                "two grants have the id 0",
+                "the grant 2 has no source",
+                "the grant 2 has no protocol",
+                "the grant 2 has no destination",
+                "the grant 3 has a range of ports that ends before it starts",
+            ]
+        );
+    }
+}

@@ -1,0 +1,241 @@
+//! What holds for every network.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test's own helpers fail like the test does"
+)]
+
+use ipnet::IpNet;
+use proptest::{prelude::*, sample::subsequence};
+use std::collections::{BTreeMap, BTreeSet};
+use weir_netmap::{Network, NetworkState, Node, RouteDecision, apply, check_map, delta};
+use weir_overlay::{Generation, NodeId, NodePublicKey, UserId};
+use weir_policy::{Policy, User};
+use weir_protocol::{HostInfo, NetworkMap, RouteState};
+
+const ROUTES: [&str; 8] = [
+    "0.0.0.0/0",
+    "::/0",
+    "8.8.8.8/32",
+    "8.8.4.4/32",
+    "10.0.0.0/8",
+    "10.20.0.0/24",
+    "192.168.1.0/24",
+    "2001:4860:4860::8888/128",
+];
+
+const ENTRIES: [&str; 14] = [
+    r#""src": ["*"], "dst": ["*:*"]"#,
+    r#""src": ["*"], "dst": ["tag:a:22"]"#,
+    r#""src": ["group:g"], "dst": ["8.8.8.8:443"], "proto": "tcp""#,
+    r#""src": ["tag:a"], "dst": ["8.8.8.0/24:53"], "proto": "udp""#,
+    r#""src": ["tag:b", "u1@"], "dst": ["10.20.0.0/24:*", "100.64.0.2:80"]"#,
+    r#""src": ["10.20.0.0/24"], "dst": ["autogroup:member:*"]"#,
+    r#""src": ["192.168.1.7"], "dst": ["10.0.0.0/8:1-1000"]"#,
+    r#""src": ["autogroup:member"], "dst": ["autogroup:internet:*"]"#,
+    r#""src": ["u2@"], "dst": ["0.0.0.0/0:443"]"#,
+    r#""src": ["100.64.0.0/10"], "dst": ["[2001:4860:4860::8888]:53"]"#,
+    r#""src": ["autogroup:tagged"], "dst": ["group:g:*"]"#,
+    r#""src": ["tag:a"], "dst": ["10.0.0.0/9:*"]"#,
+    r#""src": ["u1@"], "dst": ["u1@:*", "tag:b:1,2,3"]"#,
+    r#""src": [], "dst": ["*:*"]"#,
+];
+
+fn nodes() -> impl Strategy<Value = BTreeMap<NodeId, Node>> {
+    let route = prop_oneof![
+        1 => Just(None),
+        3 => Just(Some(RouteDecision::Approved)),
+        1 => Just(Some(RouteDecision::Rejected)),
+    ];
+    let node = (
+        0u64..3,
+        subsequence(vec!["tag:a", "tag:b"], 0..=2),
+        proptest::collection::btree_map(0..ROUTES.len(), (route, any::<bool>()), 0..4),
+        0i64..3,
+        any::<bool>(),
+    );
+    proptest::collection::btree_map(1u64..8, node, 1..7).prop_map(|nodes| {
+        let nodes = nodes
+            .into_iter()
+            .map(|(id, (user, tags, routes, created, healthy))| {
+                let prefix = |at: &usize| ROUTES[*at].parse::<IpNet>().unwrap();
+                let addresses = [format!("100.64.0.{id}"), format!("fd77:6569:7200::{id}")];
+                let node = Node {
+                    id: NodeId(id),
+                    name: format!("n{id}").parse().unwrap(),
+                    user: (user > 0).then_some(UserId(user)),
+                    tags: tags.iter().map(|tag| tag.parse().unwrap()).collect(),
+                    node_key: NodePublicKey::from_bytes([u8::try_from(id).unwrap(); 32]),
+                    addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+                    created,
+                    host: HostInfo {
+                        advertised_routes: routes
+                            .iter()
+                            .filter(|(_, (_, advertised))| *advertised)
+                            .map(|(at, _)| prefix(at))
+                            .collect(),
+                        ..HostInfo::default()
+                    },
+                    decisions: routes
+                        .iter()
+                        .filter_map(|(at, (decision, _))| Some((prefix(at), (*decision)?)))
+                        .collect(),
+                    observed_address: None,
+                    healthy,
+                };
+                (node.id, node)
+            });
+        nodes.collect()
+    })
+}
+
+fn state() -> impl Strategy<Value = NetworkState> {
+    nodes().prop_map(|nodes| {
+        let user = |id| User {
+            id: UserId(id),
+            name: format!("u{id}"),
+            email: None,
+        };
+        NetworkState {
+            users: (1..3).map(|id| (UserId(id), user(id))).collect(),
+            nodes,
+        }
+    })
+}
+
+fn policy() -> impl Strategy<Value = Policy> {
+    let entries = subsequence(ENTRIES.to_vec(), 0..=ENTRIES.len());
+    let set = entries.prop_shuffle().prop_map(|entries| {
+        let acls: Vec<_> = entries
+            .iter()
+            .map(|entry| format!(r#"{{"action": "accept", {entry}}}"#))
+            .collect();
+        Policy::parse(&format!(
+            r#"{{"groups": {{"group:g": ["u1@"]}}, "tagOwners": {{"tag:a": [], "tag:b": []}},
+                "acls": [{}]}}"#,
+            acls.join(",")
+        ))
+        .unwrap()
+    });
+    prop_oneof![1 => Just(Policy::empty()), 9 => set]
+}
+
+fn maps(state: &NetworkState, policy: &Policy, generation: u64) -> BTreeMap<NodeId, NetworkMap> {
+    let network = Network::new(state, policy);
+    let map = |id: &NodeId| (*id, network.map(*id, Generation(generation)).unwrap());
+    state.nodes.keys().map(map).collect()
+}
+
+proptest! {
+    #[test]
+    fn every_map_is_sound(state in state(), policy in policy()) {
+        for map in maps(&state, &policy, 1).values() {
+            prop_assert_eq!(check_map(map), []);
+        }
+    }
+
+    #[test]
+    fn peers_are_mutual(state in state(), policy in policy()) {
+        let maps = maps(&state, &policy, 1);
+        for (id, map) in &maps {
+            for peer in map.peers.keys() {
+                prop_assert!(maps[peer].peers.contains_key(id), "{} {}", id, peer);
+            }
+        }
+    }
+
+    #[test]
+    fn a_route_that_is_not_approved_appears_nowhere(state in state(), policy in policy()) {
+        for map in maps(&state, &policy, 1).values() {
+            for (id, peer) in &map.peers {
+                let approved: BTreeSet<_> = state.nodes[id].approved_routes().collect();
+                prop_assert!(peer.routes.union(&peer.source_prefixes).all(|r| approved.contains(r)));
+            }
+            let own = &state.nodes[&map.node.id];
+            let serves: BTreeSet<_> = own.approved_routes().collect();
+            for route in &map.node.routes {
+                let approved = matches!(route.state, RouteState::Serving | RouteState::Standby);
+                prop_assert_eq!(approved, serves.contains(&route.prefix));
+            }
+            // And what a node forwards or takes in is its own, or in an approved route.
+            let hosts = own.addresses.iter().copied().map(IpNet::from);
+            let mine = hosts.chain(serves.iter().copied()).collect();
+            for grant in &map.filter {
+                for to in &grant.destinations {
+                    prop_assert!(to.addresses.difference(&mine).is_empty());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_route_is_offered_by_one_peer_whose_filter_lets_the_user_in(state in state(), policy in policy()) {
+        let maps = maps(&state, &policy, 1);
+        for map in maps.values() {
+            let me = map.node.addresses.iter().copied().map(IpNet::from).collect();
+            for (id, peer) in &map.peers {
+                for route in peer.routes.iter().filter(|route| route.prefix_len() > 0) {
+                    let route = [*route].into_iter().collect();
+                    let own: weir_overlay::AddressSet = state.nodes[&map.node.id]
+                        .approved_routes()
+                        .filter(|route| route.prefix_len() > 0)
+                        .collect();
+                    let lets_in = maps[id].filter.iter().any(|grant| {
+                        (grant.sources.overlaps(&me) || grant.sources.overlaps(&own))
+                            && grant.destinations.iter().any(|to| to.addresses.overlaps(&route))
+                    });
+                    prop_assert!(lets_in);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_removed_node_is_gone_from_every_map(state in state(), policy in policy(), pick in any::<prop::sample::Index>()) {
+        let ids: Vec<_> = state.nodes.keys().copied().collect();
+        let gone = *pick.get(&ids);
+        let addresses: weir_overlay::AddressSet =
+            state.nodes[&gone].addresses.iter().copied().map(IpNet::from).collect();
+        let mut state = state;
+        state.nodes.remove(&gone);
+        prop_assert!(Network::new(&state, &policy).map(gone, Generation(1)).is_none());
+        for map in maps(&state, &policy, 1).values() {
+            prop_assert!(!map.peers.contains_key(&gone));
+            for grant in &map.filter {
+                for to in &grant.destinations {
+                    prop_assert!(!to.addresses.overlaps(&addresses));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn applying_the_delta_gives_the_new_map(
+        a in state(), b in state(), one in policy(), other in policy(),
+    ) {
+        let (old, new) = (maps(&a, &one, 1), maps(&b, &other, 2));
+        for (id, before) in &old {
+            let Some(after) = new.get(id) else { continue };
+            let mut map = before.clone();
+            if let Some(delta) = delta(before, after) {
+                let text = serde_json::to_string(&delta).unwrap();
+                let delta = serde_json::from_str(&text).unwrap();
+                apply(&mut map, &delta).unwrap();
+                prop_assert_eq!(&map, after);
+                // A second time it is for another map.
+                prop_assert!(apply(&mut map, &delta).is_err());
+                prop_assert_eq!(&map, after);
+            } else {
+                map.generation = after.generation;
+                prop_assert_eq!(&map, after);
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_state_gives_the_same_maps(state in state(), policy in policy()) {
+        let text = |maps: BTreeMap<NodeId, NetworkMap>| serde_json::to_string(&maps).unwrap();
+        let again = NetworkState { nodes: state.nodes.clone().into_iter().rev().collect(), ..state.clone() };
+        prop_assert_eq!(text(maps(&state, &policy, 1)), text(maps(&again, &policy, 1)));
+    }
+}
