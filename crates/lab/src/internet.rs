@@ -89,19 +89,46 @@ impl Internet {
     /// The kernel or a program refuses a piece of it.
     pub fn new() -> Result<Self> {
         let lab = Lab::new()?;
+        let [
+            internet,
+            relay,
+            office_relay,
+            office,
+            coordinator,
+            gateway_a,
+            alice,
+            gateway_b,
+            bob,
+            build,
+            service,
+            elsewhere,
+        ] = lab.nodes([
+            "internet",
+            "relay",
+            "office-relay",
+            "office",
+            "coordinator",
+            "gateway-a",
+            "alice",
+            "gateway-b",
+            "bob",
+            "build",
+            "service",
+            "elsewhere",
+        ])?;
         let mut network = Self {
-            internet: lab.node("internet")?,
-            relay: lab.node("relay")?,
-            office_relay: lab.node("office-relay")?,
-            office: lab.node("office")?,
-            coordinator: lab.node("coordinator")?,
-            gateway_a: lab.node("gateway-a")?,
-            alice: lab.node("alice")?,
-            gateway_b: lab.node("gateway-b")?,
-            bob: lab.node("bob")?,
-            build: lab.node("build")?,
-            service: lab.node("service")?,
-            elsewhere: lab.node("elsewhere")?,
+            internet,
+            relay,
+            office_relay,
+            office,
+            coordinator,
+            gateway_a,
+            alice,
+            gateway_b,
+            bob,
+            build,
+            service,
+            elsewhere,
             servers: Vec::new(),
             lab,
         };
@@ -147,31 +174,29 @@ impl Internet {
             .with_context(|| format!("{count} is not a number of packets"))
     }
 
+    /// The router with its cables, and everything that has a public address. One call of `ip` for
+    /// each machine: processes are what costs time in emulation.
     fn public_side(&self) -> Result<()> {
         let router = &self.internet;
-        let west = [
-            ("gwa", &self.gateway_a),
-            ("gwb", &self.gateway_b),
-            ("coord", &self.coordinator),
-        ];
-        let east = [
-            ("relay", &self.relay),
-            ("office", &self.office_relay),
-            ("build", &self.build),
-        ];
-        for (port, node) in west.into_iter().chain(east) {
-            self.lab.connect((router, port), (node, WAN))?;
+        let mut commands = String::from(
+            "link add west type bridge\naddress add 198.51.100.1/24 dev west\nlink set west up\n\
+             link add east type bridge\naddress add 203.0.113.1/24 dev east\nlink set east up\n",
+        );
+        for (port, node, switch) in [
+            ("gwa", &self.gateway_a, "west"),
+            ("gwb", &self.gateway_b, "west"),
+            ("coord", &self.coordinator, "west"),
+            ("relay", &self.relay, "east"),
+            ("office", &self.office_relay, "east"),
+            ("build", &self.build, "east"),
+        ] {
+            commands += &cable(port, node, WAN);
+            commands += &format!("link set {port} master {switch}\n");
         }
-        self.lab
-            .connect((router, "service"), (&self.service, WAN))?;
-        self.lab
-            .connect((router, "elsewhere"), (&self.elsewhere, WAN))?;
-        router.bridge("west", &west.map(|(port, _)| port))?;
-        router.bridge("east", &east.map(|(port, _)| port))?;
-        router.ip(&format!(
-            "address add 198.51.100.1/24 dev west\n\
-             address add 203.0.113.1/24 dev east\n\
-             address add 192.0.2.1/30 dev service\n\
+        commands += &cable("service", &self.service, WAN);
+        commands += &cable("elsewhere", &self.elsewhere, WAN);
+        commands += &format!(
+            "address add 192.0.2.1/30 dev service\n\
              address add 192.0.2.5/30 dev elsewhere\n\
              route add {}/32 via 192.0.2.2\n\
              route add {}/32 via 192.0.2.2\n\
@@ -179,57 +204,75 @@ impl Internet {
             addresses::SERVICE,
             addresses::SERVICE_SECOND,
             addresses::ELSEWHERE,
-        ))?;
+        );
+        router.ip(&commands)?;
         // An internet does not check where a packet came from: forged sources must be stopped
         // by who receives them.
-        for link in ["west", "east", "service", "elsewhere"] {
-            router.set_sysctl(&format!("net.ipv4.conf.{link}.rp_filter"), "0")?;
-        }
+        router.set_sysctls(
+            &["west", "east", "service", "elsewhere"]
+                .map(|link| (format!("net.ipv4.conf.{link}.rp_filter"), "0")),
+        )?;
         router.forward()?;
         for (node, address, gateway) in [
             (&self.coordinator, addresses::COORDINATOR, WEST_GATEWAY),
-            (&self.gateway_a, addresses::GATEWAY_A, WEST_GATEWAY),
-            (&self.gateway_b, addresses::GATEWAY_B, WEST_GATEWAY),
             (&self.relay, addresses::RELAY, EAST_GATEWAY),
-            (&self.office_relay, addresses::OFFICE_RELAY, EAST_GATEWAY),
             (&self.build, addresses::BUILD, EAST_GATEWAY),
         ] {
-            node.ip(&format!(
-                "address add {address}/24 dev {WAN}\nroute add default via {gateway}"
-            ))?;
+            node.ip(&first_link(&format!("{address}/24"), gateway))?;
         }
         self.service.ip(&format!(
-            "address add 192.0.2.2/30 dev {WAN}\nroute add default via 192.0.2.1\n\
-             address add {}/32 dev lo\naddress add {}/32 dev lo",
+            "{}address add {}/32 dev lo\naddress add {}/32 dev lo",
+            first_link("192.0.2.2/30", "192.0.2.1"),
             addresses::SERVICE,
             addresses::SERVICE_SECOND,
         ))?;
         self.service.admit_only(IpAddr::V4(addresses::RELAY))?;
         self.elsewhere.ip(&format!(
-            "address add 192.0.2.6/30 dev {WAN}\nroute add default via 192.0.2.5\n\
-             address add {}/32 dev lo",
+            "{}address add {}/32 dev lo",
+            first_link("192.0.2.6/30", "192.0.2.5"),
             addresses::ELSEWHERE,
         ))
     }
 
+    /// The gateways with their LANs, and the hosts in them.
     fn private_side(&self) -> Result<()> {
-        for (gateway, host, subnet, address) in [
-            (&self.gateway_a, &self.alice, "192.168.1", addresses::ALICE),
-            (&self.gateway_b, &self.bob, "192.168.2", addresses::BOB),
+        for (gateway, public, host, subnet, address) in [
+            (
+                &self.gateway_a,
+                addresses::GATEWAY_A,
+                &self.alice,
+                "192.168.1",
+                addresses::ALICE,
+            ),
+            (
+                &self.gateway_b,
+                addresses::GATEWAY_B,
+                &self.bob,
+                "192.168.2",
+                addresses::BOB,
+            ),
         ] {
-            self.lab.connect((gateway, LAN), (host, WAN))?;
-            gateway.address(LAN, &format!("{subnet}.1/24"))?;
+            gateway.ip(&format!(
+                "{}{}address add {subnet}.1/24 dev {LAN}",
+                first_link(&format!("{public}/24"), WEST_GATEWAY),
+                cable(LAN, host, WAN),
+            ))?;
             gateway.nat_gateway(WAN)?;
-            host.ip(&format!(
-                "address add {address}/24 dev {WAN}\nroute add default via {subnet}.1"
+            host.ip(&first_link(
+                &format!("{address}/24"),
+                &format!("{subnet}.1"),
             ))?;
         }
-        self.lab
-            .connect((&self.office_relay, LAN), (&self.office, WAN))?;
-        self.office_relay
-            .address(LAN, &format!("{}/24", addresses::OFFICE_GATEWAY))?;
-        self.office
-            .address(WAN, &format!("{}/24", addresses::OFFICE))
+        self.office_relay.ip(&format!(
+            "{}{}address add {}/24 dev {LAN}",
+            first_link(&format!("{}/24", addresses::OFFICE_RELAY), EAST_GATEWAY),
+            cable(LAN, &self.office, WAN),
+            addresses::OFFICE_GATEWAY,
+        ))?;
+        self.office.ip(&format!(
+            "address add {}/24 dev {WAN}\nlink set {WAN} up",
+            addresses::OFFICE
+        ))
     }
 
     fn start_servers(&mut self) -> Result<()> {
@@ -270,6 +313,19 @@ impl Internet {
             .context("the servers are not started")?
             .log()
     }
+}
+
+/// Commands of `ip` that lay a cable from `link` to `far_link` in another machine.
+fn cable(link: &str, far: &Node, far_link: &str) -> String {
+    format!(
+        "link add {link} type veth peer name {far_link} netns {}\nlink set {link} up\n",
+        far.pid()
+    )
+}
+
+/// Commands of `ip` that set up a machine's way to the internet.
+fn first_link(address: &str, gateway: &str) -> String {
+    format!("address add {address} dev {WAN}\nlink set {WAN} up\nroute add default via {gateway}\n")
 }
 
 /// The router's address on the clients' side.

@@ -7,10 +7,11 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use nix::unistd::Uid;
 use tempfile::TempDir;
 
+use crate::node::Starting;
 use crate::{Node, error_lines};
 
 /// A small network on this machine. Dropping it ends every node with all that runs in it.
@@ -46,12 +47,33 @@ impl Lab {
     /// # Errors
     /// The kernel refuses namespaces, or the name is taken.
     pub fn node(&self, name: &str) -> Result<Node> {
-        if self.nodes().iter().any(|node| node.name() == name) {
-            bail!("there is already a node {name} in this lab");
-        }
-        let node = Node::start(name, self.directory())?;
-        self.nodes().push(node.clone());
+        let [node] = self.nodes([name])?;
         Ok(node)
+    }
+
+    /// Adds several nodes, which come up at the same time.
+    ///
+    /// # Errors
+    /// The kernel refuses namespaces, or a name is taken.
+    pub fn nodes<const N: usize>(&self, names: [&str; N]) -> Result<[Node; N]> {
+        for (position, name) in names.iter().enumerate() {
+            let taken = self.all_nodes().iter().any(|node| node.name() == *name);
+            if taken || names[..position].contains(name) {
+                bail!("there is already a node {name} in this lab");
+            }
+        }
+        let starting = names
+            .iter()
+            .map(|name| Node::begin(name, self.directory()))
+            .collect::<Result<Vec<_>>>()?;
+        let ready = starting
+            .into_iter()
+            .map(Starting::ready)
+            .collect::<Result<Vec<_>>>()?;
+        self.all_nodes().extend(ready.iter().cloned());
+        ready
+            .try_into()
+            .map_err(|_| anyhow!("some nodes are missing"))
     }
 
     /// The directory with the logs of every spawned program, gone after a test that passes.
@@ -182,7 +204,7 @@ impl Lab {
         text
     }
 
-    fn nodes(&self) -> std::sync::MutexGuard<'_, Vec<Node>> {
+    fn all_nodes(&self) -> std::sync::MutexGuard<'_, Vec<Node>> {
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -204,7 +226,7 @@ impl Drop for Lab {
             );
         }
         let outcome = self.finish();
-        let nodes = std::mem::take(&mut *self.nodes());
+        let nodes = std::mem::take(&mut *self.all_nodes());
         // All at once, so that the ends overlap.
         nodes.iter().for_each(Node::release);
         nodes.iter().for_each(Node::end);

@@ -80,14 +80,10 @@ impl Node {
     /// # Errors
     /// The sysctl cannot be set.
     pub fn forward(&self) -> Result<()> {
-        self.set_sysctl("net.ipv4.ip_forward", "1")?;
-        if self
-            .try_run(["test", "-e", "/proc/sys/net/ipv6"])?
-            .success()
-        {
-            self.set_sysctl("net.ipv6.conf.all.forwarding", "1")?;
-        }
-        Ok(())
+        let script = "echo 1 > /proc/sys/net/ipv4/ip_forward
+            cd /proc/sys/net/ipv6 2> /dev/null || exit 0
+            echo 1 > conf/all/forwarding";
+        self.run(["sh", "-e", "-c", script]).map(drop)
     }
 
     /// Takes IPv6 away from the node, `lo` included.
@@ -95,8 +91,9 @@ impl Node {
     /// # Errors
     /// The kernel has no IPv6 at all.
     pub fn disable_ipv6(&self) -> Result<()> {
-        self.set_sysctl("net.ipv6.conf.all.disable_ipv6", "1")?;
-        self.set_sysctl("net.ipv6.conf.default.disable_ipv6", "1")
+        self.set_sysctls(
+            &["all", "default"].map(|link| (format!("net.ipv6.conf.{link}.disable_ipv6"), "1")),
+        )
     }
 
     /// Makes the node a home router: what leaves by `link` gets that link's address, and nothing

@@ -47,8 +47,8 @@ impl fmt::Debug for Node {
 }
 
 impl Node {
-    /// Starts a node and waits until it is ready; logs go to `logs`.
-    pub(crate) fn start(name: &str, logs: &Path) -> Result<Self> {
+    /// Starts a node without waiting for it; logs go to `logs`.
+    pub(crate) fn begin(name: &str, logs: &Path) -> Result<Starting> {
         let errors = logs.join(format!("{name}.holder.log"));
         let error_log =
             File::create(&errors).with_context(|| format!("cannot create {}", errors.display()))?;
@@ -65,15 +65,13 @@ impl Node {
             .stdout
             .take()
             .context("the holder has no standard output")?;
-        let (sender, receiver) = mpsc::sync_channel(1);
+        let (sender, first_line) = mpsc::sync_channel(1);
         thread::spawn(move || {
             let mut line = String::new();
             let read = BufReader::new(output).read_line(&mut line);
             // The receiver is gone when the deadline has passed.
             let _ = sender.send(read.map(|_| line));
         });
-        let line = receiver.recv_timeout(patient(HOLDER_DEADLINE));
-        let ready = matches!(&line, Ok(Ok(line)) if line.trim_end() == READY);
         let node = Self {
             inner: Arc::new(Inner {
                 name: name.to_owned(),
@@ -83,12 +81,11 @@ impl Node {
                 holder: Mutex::new(Some(holder)),
             }),
         };
-        if !ready {
-            let reason = fs::read_to_string(&errors).unwrap_or_default();
-            return Err(anyhow!("{}", reason.trim()))
-                .with_context(|| format!("the node {name} did not come up"));
-        }
-        Ok(node)
+        Ok(Starting {
+            node,
+            first_line,
+            errors,
+        })
     }
 
     /// The node's name, which is also its host name.
@@ -168,10 +165,19 @@ impl Node {
     /// # Errors
     /// There is no such sysctl, or it refuses the value.
     pub fn set_sysctl(&self, key: &str, value: &str) -> Result<()> {
-        self.command(["tee", &sysctl_path(key)])
-            .stdin(value)
-            .run()
-            .map(drop)
+        self.set_sysctls(&[(key, value)])
+    }
+
+    /// Sets several sysctls in this node.
+    ///
+    /// # Errors
+    /// There is no such sysctl, or it refuses the value.
+    pub fn set_sysctls(&self, settings: &[(impl AsRef<str>, &str)]) -> Result<()> {
+        let mut script = String::from("set -e\n");
+        for (key, value) in settings {
+            script += &format!("echo '{value}' > '{}'\n", sysctl_path(key.as_ref()));
+        }
+        self.run(["sh", "-c", &script]).map(drop)
     }
 
     /// The path under which the host sees a file of the node.
@@ -227,6 +233,26 @@ impl Node {
     /// Waits until nothing of the node is left.
     pub(crate) fn end(&self) {
         self.inner.end();
+    }
+}
+
+/// A node that may not be ready yet.
+pub(crate) struct Starting {
+    node: Node,
+    first_line: mpsc::Receiver<std::io::Result<String>>,
+    errors: PathBuf,
+}
+
+impl Starting {
+    /// Waits until the node is ready.
+    pub(crate) fn ready(self) -> Result<Node> {
+        let line = self.first_line.recv_timeout(patient(HOLDER_DEADLINE));
+        if matches!(&line, Ok(Ok(line)) if line.trim_end() == READY) {
+            return Ok(self.node);
+        }
+        let reason = fs::read_to_string(&self.errors).unwrap_or_default();
+        Err(anyhow!("{}", reason.trim()))
+            .with_context(|| format!("the node {} did not come up", self.node.name()))
     }
 }
 

@@ -50,6 +50,18 @@ pub(crate) struct TestProgram {
     pub(crate) executable: PathBuf,
 }
 
+impl TestProgram {
+    /// Its name without the hash that cargo puts at the end.
+    pub(crate) fn name(&self) -> Option<String> {
+        let stem = self.executable.file_stem()?.to_str()?;
+        Some(
+            stem.rsplit_once('-')
+                .map_or(stem, |(name, _)| name)
+                .to_owned(),
+        )
+    }
+}
+
 /// Builds the tests of `packages`, with progress shown, and finds the programs.
 pub(crate) fn build_tests(packages: &[String]) -> Result<Vec<TestProgram>> {
     let mut command = cargo(&[

@@ -79,15 +79,14 @@ pub(crate) fn run(options: &Options) -> Result<Tally> {
     let image = Image::prepare(&target.join("vm"), &options.kernel, install)?;
     say::line("building what runs in the machine");
     must_succeed(&mut build_programs(&options.packages))?;
-    let programs = build_tests(&options.packages)?;
     let binaries = target.join("debug");
-
     let machine = Machine::new(&image, &target.join("vm/run"))?;
     if options.shell {
         let job = shell_job(&binaries);
         say::line("booting; the shell starts in this directory, with our programs in the path");
         return machine.shell(&job).map(|()| Tally::default());
     }
+    let programs = build_tests(&options.packages)?;
     let job = Job {
         script: test_script(&programs, &binaries, &options.filter)?,
     };
@@ -141,10 +140,7 @@ fn test_script(programs: &[TestProgram], binaries: &Path, filter: &[String]) -> 
     let mut script = environment(binaries);
     script += "status=0\n";
     for program in programs {
-        let name = program
-            .executable
-            .file_stem()
-            .context("a test program has no name")?;
+        let name = program.name().context("a test program has no name")?;
         let directory = quoted(&program.directory.display().to_string());
         let executable = quoted(&program.executable.display().to_string());
         // Writing to a String cannot fail.
@@ -153,7 +149,7 @@ fn test_script(programs: &[TestProgram], binaries: &Path, filter: &[String]) -> 
             "echo; echo '     Running {} on Linux '\"$(uname -r)\"\n\
              cd {directory} && CARGO_MANIFEST_DIR={directory} \
              {executable} --color=never --test-threads=1{arguments} || status=1",
-            name.display(),
+            name,
         );
     }
     script += "exit $status\n";
