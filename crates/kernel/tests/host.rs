@@ -1,0 +1,189 @@
+//! Connections, settings, facts and notifications on the real kernel.
+
+mod support;
+
+use std::{net::UdpSocket, time::Duration};
+use support::{Node, apply, interface, kernel, observe, run, scope};
+use tokio::time::timeout;
+use weir_kernel_plan::{Kernel, LinkFact, LinkKind, PortFact, Scope, Step, SysctlKey};
+
+#[test]
+fn connections_are_forgotten_by_mark_in_both_families() {
+    Node::new().run(|| async {
+        // Any rule that looks at connections turns tracking on; these also mark by port.
+        run("nft add table inet t");
+        run("nft add chain inet t out { type filter hook output priority 0 ; }");
+        run("nft add rule inet t out udp dport 1001 ct mark set 0x00100001");
+        run("nft add rule inet t out udp dport 1002 ct mark set 0x00200001");
+        for (from, to) in [("127.0.0.1:0", "127.0.0.1"), ("[::1]:0", "[::1]")] {
+            let socket = UdpSocket::bind(from).unwrap();
+            for port in [1000, 1001, 1002] {
+                let _refused = socket.send_to(b"x", format!("{to}:{port}"));
+            }
+        }
+        let table = || std::fs::read_to_string("/proc/thread-self/net/nf_conntrack").ok();
+        let count = |port: u16| {
+            let listing = table().unwrap_or_else(|| {
+                run("conntrack -L -f ipv4") + &run("conntrack -L -f ipv6")
+            });
+            listing
+                .lines()
+                .filter(|line| line.contains(&format!("dport={port} ")))
+                .count()
+        };
+        assert_eq!([count(1000), count(1001), count(1002)], [2, 2, 2]);
+        let kernel = kernel();
+        let forget = |mark, mask| Step::ForgetConnections { mark, mask };
+        apply(&kernel, forget(0x0010_0000, 0xfff0_0000)).await;
+        assert_eq!([count(1000), count(1001), count(1002)], [2, 0, 2]);
+        // What nobody marked is not ours to forget.
+        for (mark, mask) in [(0, 0), (0, 0xfff0_0000), (0x0010_0000, 0x000f_ffff)] {
+            assert!(kernel.apply(&scope(), &forget(mark, mask)).await.is_err());
+        }
+        assert_eq!([count(1000), count(1001), count(1002)], [2, 0, 2]);
+    });
+}
+
+#[test]
+fn settings_round_trip() {
+    Node::new().run(|| async {
+        let kernel = kernel();
+        let key = SysctlKey::ipv4_forwarding();
+        let missing = SysctlKey("net/ipv4/no_such_setting".to_owned());
+        let scope = Scope {
+            sysctls: [key.clone(), missing.clone()].into(),
+            ..scope()
+        };
+        for value in ["1", "0"] {
+            let step = Step::SetSysctl {
+                key: key.clone(),
+                value: value.to_owned(),
+            };
+            apply(&kernel, step).await;
+            let seen = kernel.observe(&scope).await.unwrap().sysctls;
+            assert_eq!(seen[&key].as_deref(), Some(value));
+            assert_eq!(seen[&missing], None);
+        }
+        let step = Step::SetSysctl {
+            key: missing,
+            value: "1".to_owned(),
+        };
+        let error = kernel.apply(&scope, &step).await.unwrap_err();
+        assert_eq!(error.errno, Some(libc::ENOENT));
+    });
+}
+
+#[test]
+fn facts_of_a_host() {
+    Node::new().run(|| async {
+        run("ip link add eth0 type dummy");
+        run("ip addr add 203.0.113.7/24 dev eth0");
+        run("ip addr add 2001:db8::7/64 dev eth0 nodad");
+        run("ip link set eth0 up");
+        let kernel = kernel();
+        let taken = UdpSocket::bind("0.0.0.0:0").unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let facts = kernel.facts(&interface(), port).await.unwrap();
+        assert!(facts.may_administer && facts.ipv6);
+        assert!(facts.nft.unwrap().starts_with("1."));
+        assert_eq!(facts.link, LinkFact::Absent);
+        assert_eq!(facts.port, PortFact::Taken);
+        assert!(facts.unwritable_sysctls.is_empty());
+        let addresses: Vec<String> = facts.addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(addresses, ["203.0.113.7", "2001:db8::7"]);
+        let networks: Vec<String> = facts.connected_networks["eth0"]
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(networks, ["203.0.113.0/24", "2001:db8::/64"]);
+        assert!(facts.autoconfigured_links.is_empty());
+        drop(taken);
+        let facts = kernel.facts(&interface(), port).await.unwrap();
+        assert_eq!(facts.port, PortFact::Free);
+        // The probe for WireGuard left nothing.
+        assert!(!run("ip -o link").contains("wireguard"));
+        run("ip link add weir0 type dummy");
+        let facts = kernel.facts(&interface(), port).await.unwrap();
+        let dummy = LinkKind::Other("dummy".to_owned());
+        assert_eq!(facts.link, LinkFact::Present(dummy));
+    });
+}
+
+#[test]
+fn facts_name_links_that_learn_their_way_out_from_a_router() {
+    Node::new().run(|| async {
+        run("ip link add eth0 type dummy");
+        run("ip link set eth0 up");
+        run("ip -6 route add default dev eth0 proto ra");
+        std::fs::write("/proc/sys/net/ipv6/conf/eth0/accept_ra", "1").unwrap();
+        let facts = kernel().facts(&interface(), 51920).await.unwrap();
+        assert!(facts.autoconfigured_links.contains("eth0"));
+        std::fs::write("/proc/sys/net/ipv6/conf/eth0/accept_ra", "2").unwrap();
+        let facts = kernel().facts(&interface(), 51920).await.unwrap();
+        assert!(facts.autoconfigured_links.is_empty());
+    });
+}
+
+#[test]
+fn a_host_without_ipv6() {
+    Node::new().run(|| async {
+        std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").unwrap();
+        std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
+        let kernel = kernel();
+        assert!(!kernel.facts(&interface(), 51920).await.unwrap().ipv6);
+        run("ip link add weir0 type dummy");
+        run("ip link set weir0 up");
+        apply(&kernel, Step::AddAddress("100.64.0.7/32".parse().unwrap())).await;
+        assert_eq!(observe(&kernel).await.link.unwrap().addresses.len(), 1);
+    });
+}
+
+#[test]
+fn every_kind_of_change_wakes_and_silence_does_not() {
+    Node::new().run(|| async {
+        let kernel = kernel();
+        let settle = || async {
+            while timeout(Duration::from_millis(200), kernel.changed()).await.is_ok() {}
+        };
+        settle().await;
+        for change in [
+            "ip link add d0 type dummy",
+            "ip link set d0 up",
+            "ip addr add 192.0.2.1/24 dev d0",
+            "ip -6 addr add 2001:db8::1/64 dev d0",
+            "ip route add 198.51.100.0/24 dev d0",
+            "ip -6 route add 2001:db8:1::/64 dev d0",
+            "ip rule add pref 100 lookup 100",
+            "ip -6 rule add pref 100 lookup 100",
+            "nft add table inet weir",
+            "nft delete table inet weir",
+        ] {
+            // A change between two waits is not missed.
+            run(change);
+            timeout(Duration::from_secs(2), kernel.changed())
+                .await
+                .unwrap_or_else(|_| panic!("nothing woke after `{change}`"));
+            settle().await;
+        }
+    });
+}
+
+#[test]
+fn an_overrun_is_a_change() {
+    Node::new().run(|| async {
+        let kernel = kernel();
+        let _subscribed = timeout(Duration::from_millis(50), kernel.changed()).await;
+        run("ip link add d0 type dummy");
+        run("ip link set d0 up");
+        let script = "for i in $(seq 1 3000); do echo route add 198.18.$((i/250)).$((i%250))/32 dev d0; done | ip -batch -";
+        let flood = std::process::Command::new("sh").args(["-c", script]).status();
+        assert!(flood.unwrap().success());
+        // However much was lost, each wait ends, and then there is silence again.
+        let drained = async {
+            while timeout(Duration::from_millis(300), kernel.changed()).await.is_ok() {}
+        };
+        timeout(Duration::from_secs(30), drained).await.unwrap();
+        run("ip link del d0");
+        timeout(Duration::from_secs(2), kernel.changed()).await.unwrap();
+    });
+}
