@@ -3,6 +3,7 @@
 
 use crate::{
     directory::{Directory, PolicyNode},
+    index::Index,
     policy::{Policy, Rule},
     selector::{Identity, Source, Target},
 };
@@ -32,10 +33,10 @@ pub(crate) struct CompiledRule {
     pub(crate) reach: Reach,
     pub(crate) ports: Vec<PortRange>,
     pub(crate) protocols: BTreeSet<IpProtocol>,
-    /// The nodes that have a source address, or serve one.
-    pub(crate) source_nodes: BTreeSet<NodeId>,
-    /// The nodes that have a destination address, or serve one.
-    pub(crate) target_nodes: BTreeSet<NodeId>,
+    /// The nodes that have a source address, or serve one. Sorted.
+    pub(crate) source_nodes: Vec<NodeId>,
+    /// The nodes that have a destination address, or serve one. Sorted.
+    pub(crate) target_nodes: Vec<NodeId>,
 }
 
 /// Where a rule leads.
@@ -90,16 +91,6 @@ pub(crate) fn internet() -> AddressSet {
 }
 
 impl Reach {
-    /// Whether it leads to a node: to one of its addresses, a subnet route, or through its exit.
-    fn leads_to(&self, place: &Place) -> bool {
-        match self {
-            Self::Anything => true,
-            Self::Internet => !place.exits.is_empty(),
-            Self::Nodes(addresses) => addresses.overlaps(&place.own),
-            Self::Literal(prefix) => AddressSet::from_iter([*prefix]).overlaps(&place.own),
-        }
-    }
-
     /// Whether it leads into a route: overlaps a subnet route, is meant for or is a default route.
     pub(crate) fn leads_into(&self, route: &IpNet) -> bool {
         let is_exit = route.prefix_len() == 0;
@@ -134,9 +125,13 @@ impl Place {
 /// Resolves selectors, each identity once.
 struct Compiler<'a> {
     policy: &'a Policy,
-    directory: &'a Directory,
+    index: Index<'a>,
     /// `*` as a source.
     wildcard: AddressSet,
+    /// The approved exits, sorted.
+    exits: Vec<NodeId>,
+    /// All nodes, sorted.
+    all: Vec<NodeId>,
     identities: BTreeMap<Identity, AddressSet>,
 }
 
@@ -145,30 +140,7 @@ impl Compiler<'_> {
         if let Some(known) = self.identities.get(identity) {
             return known.clone();
         }
-        let users: BTreeSet<_> = self
-            .directory
-            .users
-            .iter()
-            .filter(|user| match identity {
-                Identity::User(selector) => selector.matches(user),
-                Identity::Group(name) => self.policy.is_member(name, user),
-                Identity::Tag(_) | Identity::Member | Identity::Tagged => false,
-            })
-            .map(|user| user.id)
-            .collect();
-        let selects = |node: &PolicyNode| match identity {
-            Identity::User(_) | Identity::Group(_) => {
-                node.tags.is_empty() && node.user.is_some_and(|user| users.contains(&user))
-            }
-            Identity::Tag(tag) => node.tags.contains(tag),
-            Identity::Member => node.tags.is_empty(),
-            Identity::Tagged => !node.tags.is_empty(),
-        };
-        let nodes = self.directory.nodes.values().filter(|node| selects(node));
-        let addresses: AddressSet = nodes
-            .flat_map(|node| &node.addresses)
-            .map(|address| AddressRange::from(*address))
-            .collect();
+        let addresses = self.index.addresses(self.policy, identity);
         self.identities.insert(identity.clone(), addresses.clone());
         addresses
     }
@@ -187,7 +159,7 @@ impl Compiler<'_> {
         ranges.into()
     }
 
-    fn rule(&mut self, rule: &Rule, places: &BTreeMap<NodeId, Place>) -> CompiledRule {
+    fn rule(&mut self, rule: &Rule) -> CompiledRule {
         let sources = self.sources(&rule.sources);
         let reach = match &rule.target {
             Target::Any => Reach::Anything,
@@ -195,15 +167,16 @@ impl Compiler<'_> {
             Target::Identity(identity) => Reach::Nodes(self.identity(identity)),
             Target::Literal(prefix) => Reach::Literal(*prefix),
         };
-        let nodes = |concerned: &dyn Fn(&Place) -> bool| {
-            let concerned = places.iter().filter(|(_, place)| concerned(place));
-            concerned.map(|(node, _)| *node).collect()
-        };
         CompiledRule {
             id: rule.id,
             origin: rule.origin.clone(),
-            source_nodes: nodes(&|place| sources.overlaps(&place.own)),
-            target_nodes: nodes(&|place| reach.leads_to(place)),
+            source_nodes: self.index.nodes(&sources),
+            target_nodes: match &reach {
+                Reach::Anything => self.all.clone(),
+                Reach::Internet => self.exits.clone(),
+                Reach::Nodes(addresses) => self.index.nodes(addresses),
+                Reach::Literal(prefix) => self.index.nodes(&[*prefix].into_iter().collect()),
+            },
             sources,
             reach,
             ports: rule.ports.clone(),
@@ -220,18 +193,19 @@ pub fn compile(policy: &Policy, directory: &Directory) -> CompiledPolicy {
         .iter()
         .map(|(id, node)| (*id, Place::of(node)))
         .collect();
-    let subnets = directory.nodes.values().flat_map(PolicyNode::subnets);
+    let index = Index::of(directory);
+    let exits = places.iter().filter(|(_, place)| !place.exits.is_empty());
     let mut compiler = Compiler {
         policy,
-        directory,
-        wildcard: directory
-            .wildcard
-            .union(&subnets.map(AddressRange::from).collect()),
+        wildcard: directory.wildcard.union(&index.subnets()),
+        index,
+        exits: exits.map(|(id, _)| *id).collect(),
+        all: places.keys().copied().collect(),
         identities: BTreeMap::new(),
     };
     let mut rules = Vec::new();
     for rule in &policy.rules {
-        let rule = compiler.rule(rule, &places);
+        let rule = compiler.rule(rule);
         if rule.sources.is_empty() {
             continue;
         }

@@ -8,7 +8,8 @@
 //!    not know is refused, because leaving a restriction out would allow too much.
 //! 3. `resolve`: document to [`Policy`]. Every name is looked up, every selector understood
 //!    (`selector` lists them), every rule given an id that survives edits elsewhere (`grant_id`).
-//! 4. `compile`: [`Policy`] and [`Directory`] (who is in the network now) to [`CompiledPolicy`].
+//! 4. `compile`: [`Policy`] and [`Directory`] (who is in the network now, arranged by `index`) to
+//!    [`CompiledPolicy`].
 //! 5. `reduce`: [`CompiledPolicy`] to what one node is told: [`CompiledPolicy::filter`] is its
 //!    packet filter, [`CompiledPolicy::peers`] whom it may talk to or hear from.
 //!
@@ -43,6 +44,7 @@ mod diagnostics;
 mod directory;
 mod document;
 mod grant_id;
+mod index;
 mod policy;
 mod ports;
 mod reduce;

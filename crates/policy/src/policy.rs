@@ -3,7 +3,9 @@
 use crate::{
     diagnostics::{Diagnostic, Findings, Lines},
     directory::{Directory, User},
-    document, resolve,
+    document,
+    index::Index,
+    resolve,
     selector::{Source, TagOwner, Target, UserSelector},
     suggest::did_you_mean,
     syntax,
@@ -112,10 +114,11 @@ impl Policy {
             .flat_map(|user| [Some(user.name.as_str()), user.email.as_deref()])
             .flatten()
             .collect();
+        let index = Index::of(directory);
         let strangers = self
             .users
             .iter()
-            .filter(|(selector, _)| !directory.users.iter().any(|user| selector.matches(user)))
+            .filter(|(selector, _)| index.users(selector).next().is_none())
             .map(|(selector, finding)| Diagnostic {
                 help: did_you_mean(selector.as_str(), known.iter().copied()),
                 ..finding.clone()

@@ -64,6 +64,14 @@ const HUJSON: ParseOptions = ParseOptions {
 /// Reads the text. `None` when it is not HuJSON; the reason is then among the findings. Repeated
 /// keys are errors too: which one counts differs from reader to reader.
 pub(crate) fn parse(text: &str, findings: &mut Findings<'_>) -> Option<Spanned<Value>> {
+    if text.starts_with('\u{feff}') {
+        findings.error(
+            &(0..'\u{feff}'.len_utf8()),
+            "the policy starts with a byte order mark",
+            Some("save the file as UTF-8 without one".to_owned()),
+        );
+        return None;
+    }
     match jsonc_parser::parse_to_ast(text, &CollectOptions::default(), &HUJSON) {
         Ok(result) => {
             let Some(value) = result.value else {
@@ -181,6 +189,8 @@ mod tests {
             "{\"a\": [1}",
             "",
             "// nothing\n",
+            "\u{feff}{}",
+            "{\"a\": \"\\ud800\"}",
         ] {
             assert_eq!(problems(text).len(), 1, "{text}");
         }

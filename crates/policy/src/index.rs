@@ -1,0 +1,142 @@
+//! The directory, arranged so that a selector finds its nodes without asking each of them.
+
+use crate::{
+    directory::{Directory, PolicyNode},
+    policy::Policy,
+    selector::{Identity, UserSelector},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+use weir_overlay::{AddressRange, AddressSet, NodeId, Tag, UserId};
+
+/// Finds users, and their and others' nodes.
+#[derive(Debug, Default)]
+pub(crate) struct Index<'a> {
+    /// Users by each text that names them exactly: see [`UserSelector::matches`].
+    by_name: BTreeMap<String, Vec<UserId>>,
+    /// Users by e-mail in lower case.
+    by_email: BTreeMap<String, Vec<UserId>>,
+    by_user: BTreeMap<UserId, Vec<&'a PolicyNode>>,
+    by_tag: BTreeMap<&'a Tag, Vec<&'a PolicyNode>>,
+    untagged: Vec<&'a PolicyNode>,
+    tagged: Vec<&'a PolicyNode>,
+    by_address: BTreeMap<IpAddr, Vec<NodeId>>,
+    /// Approved subnet routes. Few beside the nodes, so they are tried one by one.
+    subnets: BTreeMap<AddressRange, Vec<NodeId>>,
+}
+
+impl<'a> Index<'a> {
+    pub(crate) fn of(directory: &'a Directory) -> Self {
+        let mut index = Self::default();
+        for user in &directory.users {
+            for text in [user.name.clone(), format!("{}@", user.name)] {
+                index.by_name.entry(text).or_default().push(user.id);
+            }
+            if let Some(email) = &user.email {
+                let email = email.to_ascii_lowercase();
+                index.by_email.entry(email).or_default().push(user.id);
+            }
+        }
+        for (id, node) in &directory.nodes {
+            if node.tags.is_empty() {
+                index.untagged.push(node);
+                if let Some(user) = node.user {
+                    index.by_user.entry(user).or_default().push(node);
+                }
+            } else {
+                index.tagged.push(node);
+            }
+            for tag in &node.tags {
+                index.by_tag.entry(tag).or_default().push(node);
+            }
+            for address in &node.addresses {
+                index.by_address.entry(*address).or_default().push(*id);
+            }
+            for subnet in node.subnets() {
+                index.subnets.entry(subnet.into()).or_default().push(*id);
+            }
+        }
+        index
+    }
+
+    /// The users that a selector names: those that it matches.
+    pub(crate) fn users(&self, selector: &UserSelector) -> impl Iterator<Item = UserId> + use<'_> {
+        let by_name = self.by_name.get(selector.as_str());
+        let by_email = self.by_email.get(&selector.as_str().to_ascii_lowercase());
+        by_name.into_iter().chain(by_email).flatten().copied()
+    }
+
+    /// The overlay addresses of the nodes that an identity stands for.
+    pub(crate) fn addresses(&self, policy: &Policy, identity: &Identity) -> AddressSet {
+        let of_users = |selectors: &mut dyn Iterator<Item = &UserSelector>| {
+            let users: BTreeSet<_> = selectors
+                .flat_map(|selector| self.users(selector))
+                .collect();
+            let nodes = users.iter().filter_map(|user| self.by_user.get(user));
+            nodes.flatten().copied().collect()
+        };
+        let nodes: Vec<&PolicyNode> = match identity {
+            Identity::User(selector) => of_users(&mut std::iter::once(selector)),
+            Identity::Group(name) => of_users(&mut policy.groups.get(name).into_iter().flatten()),
+            Identity::Tag(tag) => self.by_tag.get(tag).cloned().unwrap_or_default(),
+            Identity::Member => self.untagged.clone(),
+            Identity::Tagged => self.tagged.clone(),
+        };
+        nodes
+            .iter()
+            .flat_map(|node| &node.addresses)
+            .map(|address| AddressRange::from(*address))
+            .collect()
+    }
+
+    /// The nodes that have one of the addresses, or serve one by an approved subnet route. Sorted.
+    pub(crate) fn nodes(&self, addresses: &AddressSet) -> Vec<NodeId> {
+        let own = addresses
+            .ranges()
+            .iter()
+            .flat_map(|range| self.by_address.range(range.first()..=range.last()))
+            .map(|(_, nodes)| nodes);
+        let serving = self
+            .subnets
+            .iter()
+            .filter(|(subnet, _)| addresses.overlaps(&AddressSet::from_iter([**subnet])))
+            .map(|(_, nodes)| nodes);
+        let mut nodes: Vec<NodeId> = own.chain(serving).flatten().copied().collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        nodes
+    }
+
+    /// All approved subnet routes.
+    pub(crate) fn subnets(&self) -> AddressSet {
+        self.subnets.keys().copied().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::directory::User;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn users_are_found_as_they_match(
+            names in proptest::collection::vec(("[abA]{1,2}(@b)?", proptest::option::of("[abA]@[bB]")), 0..6),
+            text in "[abA]{1,2}@b?",
+        ) {
+            let users = names.into_iter().zip(0..).map(|((name, email), id)| User {
+                id: UserId(id),
+                name,
+                email,
+            });
+            let directory = Directory { users: users.collect(), ..Directory::default() };
+            let selector = UserSelector::parse(&text).unwrap();
+            let found: BTreeSet<_> = Index::of(&directory).users(&selector).collect();
+            let matching = directory.users.iter().filter(|user| selector.matches(user));
+            prop_assert_eq!(found, matching.map(|user| user.id).collect());
+        }
+    }
+}
