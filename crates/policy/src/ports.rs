@@ -56,6 +56,21 @@ fn parse_range(text: &str) -> Result<PortRange, String> {
     Ok(PortRange { first, last })
 }
 
+/// The same ports in the fewest ranges, sorted: none touch or overlap.
+pub(crate) fn merge_ports(mut ports: Vec<PortRange>) -> Vec<PortRange> {
+    ports.sort_unstable();
+    let mut merged: Vec<PortRange> = Vec::with_capacity(ports.len());
+    for range in ports {
+        match merged.last_mut() {
+            Some(open) if range.first <= open.last.saturating_add(1) => {
+                open.last = open.last.max(range.last);
+            }
+            Some(_) | None => merged.push(range),
+        }
+    }
+    merged
+}
+
 /// Protocol names and their IANA numbers.
 const PROTOCOLS: [(&str, u8); 14] = [
     ("ah", 51),
@@ -132,6 +147,16 @@ mod tests {
         ] {
             assert_eq!(parse_ports(text), Err(message.to_owned()));
         }
+    }
+
+    #[test]
+    fn overlapping_ports_are_one_range() {
+        let merged = |text| merge_ports(parse_ports(text).unwrap_or_default());
+        assert_eq!(
+            merged("80,22,22,81-90,443,1-25"),
+            parse_ports("1-25,80-90,443").unwrap()
+        );
+        assert_eq!(merged("65535,*,1"), [PortRange::ALL]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::{
     document::Acl,
     grant_id::MAX_RULES,
     policy::Rule,
-    ports::{parse_ports, parse_protocol, protocol_names, split_destination},
+    ports::{merge_ports, parse_ports, parse_protocol, protocol_names, split_destination},
     selector::{Source, Target},
     suggest::did_you_mean,
     syntax::Text,
@@ -55,6 +55,7 @@ impl Resolver<'_, '_, '_> {
             self.lines.line(acl.span.start)
         );
         for (target, ports) in targets {
+            let ports = merge_ports(ports);
             let content = content(&sources, &target, &ports, &protocols);
             let Some(id) = self.ids.next(&content) else {
                 let message = format!("the policy has more than {MAX_RULES} rules");
@@ -173,16 +174,16 @@ fn content(
     protocols: &BTreeSet<IpProtocol>,
 ) -> String {
     let sources: BTreeSet<String> = sources.iter().map(ToString::to_string).collect();
-    let ports: BTreeSet<String> = ports
+    let ports: Vec<String> = ports
         .iter()
         .map(|range| format!("{}-{}", range.first, range.last))
         .collect();
     let protocols: Vec<String> = protocols.iter().map(|p| p.0.to_string()).collect();
-    let list = |items: BTreeSet<String>| items.into_iter().collect::<Vec<_>>().join(" ");
+    let sources: Vec<String> = sources.into_iter().collect();
     format!(
         "{} > {target} : {} / {}",
-        list(sources),
-        list(ports),
+        sources.join(" "),
+        ports.join(" "),
         protocols.join(" ")
     )
 }
