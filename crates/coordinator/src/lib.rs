@@ -1,1 +1,35 @@
+//! The coordinator: who is in the network, which routes are approved, which policy is in force.
+//!
+//! The way of a change through this crate, in the order to read the files in:
+//!
+//! 1. `server`: the sockets. Agents come over TLS (`server/agent_api`, each request signed, see
+//!    `server/signed`), admins over a unix socket (`server/admin_api`). Handlers only carry words.
+//! 2. `enrolment` and `admin`: what may be done, and by whom. Each change is one transaction with
+//!    its own line in the audit log.
+//! 3. `store`: SQLite, and the only place with SQL.
+//! 4. `engine`: after each change, one task reads everything, makes the map of each node with
+//!    `weir-netmap` and publishes those that differ.
+//! 5. `server/stream`: each agent's stream sends the newest map, then what changed.
+//!
+//! `cli` is the command line, of which `serve` starts a [`server::Server`]; the other verbs talk to
+//! its admin socket in the words of [`api`].
+
+pub mod api;
+pub mod cli;
+pub mod server;
 pub mod store;
+
+mod addresses;
+mod admin;
+mod clock;
+mod coordinator;
+mod engine;
+mod enrolment;
+mod presence;
+mod refusal;
+mod replay;
+mod snapshot;
+
+pub use coordinator::Identity;
+
+use coordinator::Coordinator;

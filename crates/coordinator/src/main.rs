@@ -1,1 +1,7 @@
-fn main() {}
+//! The `coordinator` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    weir_coordinator::cli::main()
+}

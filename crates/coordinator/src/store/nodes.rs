@@ -37,11 +37,10 @@ struct Columns {
 
 impl Columns {
     fn row(self, tags: BTreeSet<Tag>) -> Result<NodeRow, StoreError> {
-        let listen_port =
-            u16::try_from(self.listen_port).map_err(|_| StoreError::Corrupt {
-                expected: "port",
-                value: self.listen_port.to_string(),
-            })?;
+        let listen_port = u16::try_from(self.listen_port).map_err(|_| StoreError::Corrupt {
+            expected: "port",
+            value: self.listen_port.to_string(),
+        })?;
         Ok(NodeRow {
             id: NodeId(unsigned("node id", self.id)?),
             machine_key: parse("machine key", &self.machine_key)?,
@@ -369,15 +368,13 @@ impl Tx {
         generation: Generation,
         failures: &[ItemFailure],
     ) -> Result<(), StoreError> {
-        sqlx::query(
-            "UPDATE nodes SET reported_generation = ?, reported_failures = ? WHERE id = ?",
-        )
-        .bind(signed(generation.0))
-        .bind(to_json("the failures of a node", &failures)?)
-        .bind(signed(id.0))
-        .execute(&mut *self.inner)
-        .await
-        .map_err(StoreError::doing("store the report of a node"))?;
+        sqlx::query("UPDATE nodes SET reported_generation = ?, reported_failures = ? WHERE id = ?")
+            .bind(signed(generation.0))
+            .bind(to_json("the failures of a node", &failures)?)
+            .bind(signed(id.0))
+            .execute(&mut *self.inner)
+            .await
+            .map_err(StoreError::doing("store the report of a node"))?;
         Ok(())
     }
 

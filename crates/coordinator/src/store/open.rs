@@ -132,12 +132,7 @@ async fn schema_version(pool: &SqlitePool) -> Result<Option<i64>, sqlx::Error> {
         .await
 }
 
-async fn back_up(
-    pool: &SqlitePool,
-    path: &Path,
-    found: i64,
-    known: i64,
-) -> Result<(), OpenError> {
+async fn back_up(pool: &SqlitePool, path: &Path, found: i64, known: i64) -> Result<(), OpenError> {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".before-{known}-from-{found}"));
     let copy = PathBuf::from(name);

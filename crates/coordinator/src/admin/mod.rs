@@ -1,0 +1,102 @@
+//! What admins do: every change here is checked, made and written to the audit log as one.
+//!
+//! The HTTP side (`server::admin_api`) and the command line (`cli`) only carry words to and from
+//! here.
+
+mod keys;
+mod nodes;
+mod policy;
+mod routes;
+mod users;
+
+pub(crate) use keys::{create_key, list_keys, revoke_key};
+pub(crate) use nodes::{delete_node, list_nodes, rename_node, show_node, tag_node};
+pub(crate) use policy::{get_policy, set_policy};
+pub(crate) use routes::{decide_routes, list_routes};
+pub(crate) use users::{create_user, delete_user, list_users};
+
+use crate::{
+    Coordinator, api, clock,
+    refusal::Refusal,
+    store::{NodeRow, StoreError, Tx, UserRow},
+};
+use jiff::Timestamp;
+use weir_protocol::{ErrorCode, RouteState};
+
+/// The running coordinator, in figures.
+///
+/// # Errors
+/// [`Refusal::Store`].
+pub(crate) async fn status(coordinator: &Coordinator) -> Result<api::Status, Refusal> {
+    let mut tx = coordinator.store.read().await?;
+    let nodes = tx.nodes().await?.len();
+    let generation = tx.newest_generation().await?;
+    drop(tx);
+    let routes = list_routes(coordinator).await?;
+    Ok(api::Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        url: coordinator.identity.url.clone(),
+        listen: coordinator.identity.listen,
+        pin: coordinator.identity.pin,
+        started: time("start time", coordinator.identity.started)?,
+        nodes,
+        online: coordinator.presence.online(),
+        routes_awaiting_approval: routes
+            .iter()
+            .filter(|route| route.state == RouteState::AwaitingApproval)
+            .count(),
+        generation,
+        policy: coordinator.engine.policy().status.clone(),
+    })
+}
+
+/// A stored time as it is shown.
+fn time(what: &'static str, seconds: i64) -> Result<Timestamp, StoreError> {
+    Timestamp::from_second(seconds).map_err(|_| StoreError::Corrupt {
+        expected: what,
+        value: seconds.to_string(),
+    })
+}
+
+async fn find_user(tx: &mut Tx, name: &str) -> Result<UserRow, Refusal> {
+    if let Some(user) = tx.user(name).await? {
+        return Ok(user);
+    }
+    let names: Vec<_> = tx
+        .users()
+        .await?
+        .into_iter()
+        .map(|user| user.name)
+        .collect();
+    let known = if names.is_empty() {
+        "there are none yet".to_owned()
+    } else {
+        format!("there are {}", names.join(", "))
+    };
+    Err(Refusal::new(
+        ErrorCode::NotFound,
+        format!(
+            "there is no user {name} ({known}): create it with coordinator users create {name}"
+        ),
+    ))
+}
+
+async fn find_node(tx: &mut Tx, name_or_id: &str) -> Result<NodeRow, Refusal> {
+    tx.node_by_name_or_id(name_or_id).await?.ok_or_else(|| {
+        Refusal::new(
+            ErrorCode::NotFound,
+            format!(
+                "there is no node with the name or id {name_or_id}: see coordinator nodes list"
+            ),
+        )
+    })
+}
+
+/// Makes the maps follow a change before the admin hears that it is done.
+async fn publish(coordinator: &Coordinator) {
+    coordinator.engine.changed().await;
+}
+
+fn now() -> i64 {
+    clock::now()
+}

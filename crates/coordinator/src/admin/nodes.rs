@@ -1,0 +1,173 @@
+//! Nodes.
+
+use super::{find_node, now, publish, time};
+use crate::{
+    Coordinator, api, enrolment,
+    refusal::Refusal,
+    snapshot,
+    store::{Actor, AuditEntry, NodeRow, RouteRow},
+};
+use serde_json::json;
+use std::{collections::BTreeSet, net::IpAddr};
+use weir_overlay::{NodeName, Tag};
+use weir_protocol::ErrorCode;
+
+pub(super) fn describe(
+    coordinator: &Coordinator,
+    node: NodeRow,
+    routes: &[RouteRow],
+) -> Result<api::Node, Refusal> {
+    let map = coordinator.engine.map(node.id);
+    let online = coordinator.presence.is_online(node.id);
+    Ok(api::Node {
+        addresses: [IpAddr::V4(node.ipv4), IpAddr::V6(node.ipv6)].into(),
+        online,
+        last_seen: time("time", if online { now() } else { node.last_seen_at })?,
+        enrolled: time("time", node.created_at)?,
+        ephemeral: node.ephemeral,
+        endpoint: snapshot::node(node.clone(), routes, true).endpoint(),
+        routes: routes
+            .iter()
+            .filter(|route| route.node == node.id && route.advertised)
+            .map(|route| api::NodeRoute {
+                prefix: route.prefix,
+                state: super::routes::state(route, map.as_deref()),
+            })
+            .collect(),
+        generation: map.map(|map| map.generation),
+        applied_generation: node.reported_generation,
+        failures: node.reported_failures,
+        id: node.id,
+        name: node.name,
+        user: node.user_name,
+        tags: node.tags,
+        hostname: node.host.hostname,
+        os: node.host.os,
+        version: node.host.version,
+    })
+}
+
+/// All nodes, by id.
+///
+/// # Errors
+/// [`Refusal::Store`].
+pub(crate) async fn list_nodes(coordinator: &Coordinator) -> Result<Vec<api::Node>, Refusal> {
+    let mut tx = coordinator.store.read().await?;
+    let routes = tx.routes().await?;
+    let nodes = tx.nodes().await?;
+    nodes
+        .into_iter()
+        .map(|node| describe(coordinator, node, &routes))
+        .collect()
+}
+
+/// One node, by name or id.
+///
+/// # Errors
+/// [`Refusal`].
+pub(crate) async fn show_node(coordinator: &Coordinator, node: &str) -> Result<api::Node, Refusal> {
+    let mut tx = coordinator.store.read().await?;
+    let row = find_node(&mut tx, node).await?;
+    let routes = tx.routes_of(row.id).await?;
+    describe(coordinator, row, &routes)
+}
+
+/// Deletes a node. When this returns, no map of any other node has it.
+///
+/// # Errors
+/// [`Refusal`].
+pub(crate) async fn delete_node(
+    coordinator: &Coordinator,
+    actor: &Actor,
+    node: &str,
+) -> Result<api::Node, Refusal> {
+    let mut tx = coordinator.store.write().await?;
+    let row = find_node(&mut tx, node).await?;
+    let routes = tx.routes_of(row.id).await?;
+    let gone = describe(coordinator, row.clone(), &routes)?;
+    tx.delete_node(row.id).await?;
+    let entry = AuditEntry {
+        at: now(),
+        actor,
+        action: "nodes.delete",
+        subject: enrolment::subject(row.id, &row.name),
+    };
+    tx.record(entry, Some(&gone), None::<&()>).await?;
+    tx.commit().await?;
+    publish(coordinator).await;
+    Ok(gone)
+}
+
+/// Gives a node another name.
+///
+/// # Errors
+/// [`Refusal`], when the name is not one, or is taken.
+pub(crate) async fn rename_node(
+    coordinator: &Coordinator,
+    actor: &Actor,
+    node: &str,
+    name: &str,
+) -> Result<api::Node, Refusal> {
+    let name: NodeName = name.parse().map_err(|error: weir_overlay::NameError| {
+        Refusal::new(ErrorCode::BadRequest, error.to_string())
+    })?;
+    let mut tx = coordinator.store.write().await?;
+    let row = find_node(&mut tx, node).await?;
+    let taken = tx
+        .nodes()
+        .await?
+        .into_iter()
+        .any(|other| other.name == name && other.id != row.id);
+    if taken {
+        return Err(Refusal::new(
+            ErrorCode::Conflict,
+            format!("another node has the name {name}"),
+        ));
+    }
+    tx.rename_node(row.id, &name).await?;
+    let entry = AuditEntry {
+        at: now(),
+        actor,
+        action: "nodes.rename",
+        subject: enrolment::subject(row.id, &row.name),
+    };
+    let (before, after) = (json!({ "name": row.name }), json!({ "name": name }));
+    tx.record(entry, Some(&before), Some(&after)).await?;
+    tx.commit().await?;
+    publish(coordinator).await;
+    show_node(coordinator, name.as_str()).await
+}
+
+/// Gives a node these tags and no others. It then belongs to its tags and to no user.
+///
+/// # Errors
+/// [`Refusal`], when no tag is given.
+pub(crate) async fn tag_node(
+    coordinator: &Coordinator,
+    actor: &Actor,
+    node: &str,
+    tags: &BTreeSet<Tag>,
+) -> Result<api::Node, Refusal> {
+    if tags.is_empty() {
+        return Err(Refusal::new(
+            ErrorCode::BadRequest,
+            "name at least one tag: a node without tags and user would be nobody's",
+        ));
+    }
+    let mut tx = coordinator.store.write().await?;
+    let row = find_node(&mut tx, node).await?;
+    tx.set_node_tags(row.id, tags).await?;
+    tx.set_node_user(row.id, None).await?;
+    let entry = AuditEntry {
+        at: now(),
+        actor,
+        action: "nodes.tag",
+        subject: enrolment::subject(row.id, &row.name),
+    };
+    let before = json!({ "user": row.user_name, "tags": row.tags });
+    tx.record(entry, Some(&before), Some(&json!({ "tags": tags })))
+        .await?;
+    tx.commit().await?;
+    publish(coordinator).await;
+    show_node(coordinator, row.name.as_str()).await
+}

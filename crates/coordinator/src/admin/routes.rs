@@ -1,0 +1,150 @@
+//! Routes: advertised by nodes, approved or rejected here.
+
+use super::{find_node, now, publish};
+use crate::{
+    Coordinator, api, enrolment,
+    refusal::Refusal,
+    store::{Actor, AuditEntry, Decision, NodeRow, RouteRow},
+};
+use ipnet::IpNet;
+use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
+use weir_protocol::{ErrorCode, NetworkMap, RouteState};
+
+/// What has become of an advertised route. Who is primary is decided where the maps are made.
+pub(super) fn state(route: &RouteRow, map: Option<&NetworkMap>) -> RouteState {
+    match route.decision {
+        None => RouteState::AwaitingApproval,
+        Some(Decision::Rejected) => RouteState::Rejected,
+        Some(Decision::Approved) => map
+            .and_then(|map| {
+                let mut known = map.node.routes.iter();
+                known.find(|known| known.prefix == route.prefix)
+            })
+            .map(|known| known.state)
+            .filter(|state| matches!(state, RouteState::Serving | RouteState::Standby))
+            .unwrap_or(RouteState::Standby),
+    }
+}
+
+fn describe(coordinator: &Coordinator, node: &NodeRow, route: &RouteRow) -> api::Route {
+    api::Route {
+        node: node.id,
+        name: node.name.clone(),
+        prefix: route.prefix,
+        state: state(route, coordinator.engine.map(node.id).as_deref()),
+        online: coordinator.presence.is_online(node.id),
+    }
+}
+
+/// All advertised routes, by node and prefix.
+///
+/// # Errors
+/// [`Refusal::Store`].
+pub(crate) async fn list_routes(coordinator: &Coordinator) -> Result<Vec<api::Route>, Refusal> {
+    let mut tx = coordinator.store.read().await?;
+    let routes = tx.routes().await?;
+    let nodes: BTreeMap<_, _> = tx
+        .nodes()
+        .await?
+        .into_iter()
+        .map(|node| (node.id, node))
+        .collect();
+    Ok(routes
+        .iter()
+        .filter(|route| route.advertised)
+        .filter_map(|route| Some(describe(coordinator, nodes.get(&route.node)?, route)))
+        .collect())
+}
+
+/// Approves or rejects routes that a node advertises, all of them or none. When this returns, the
+/// maps of all nodes say so.
+///
+/// # Errors
+/// [`Refusal`], when the node does not advertise one of them.
+pub(crate) async fn decide_routes(
+    coordinator: &Coordinator,
+    actor: &Actor,
+    node: &str,
+    prefixes: &BTreeSet<IpNet>,
+    decision: Decision,
+) -> Result<Vec<api::Route>, Refusal> {
+    let mut tx = coordinator.store.write().await?;
+    let row = find_node(&mut tx, node).await?;
+    let known = tx.routes_of(row.id).await?;
+    check_advertised(&row, &known, prefixes)?;
+    let before: BTreeMap<_, _> = known
+        .iter()
+        .filter(|route| prefixes.contains(&route.prefix))
+        .map(|route| (route.prefix.to_string(), route.decision))
+        .collect();
+    for prefix in prefixes {
+        tx.set_decision(row.id, prefix, decision, now()).await?;
+    }
+    let entry = AuditEntry {
+        at: now(),
+        actor,
+        action: match decision {
+            Decision::Approved => "routes.approve",
+            Decision::Rejected => "routes.reject",
+        },
+        subject: enrolment::subject(row.id, &row.name),
+    };
+    let after: BTreeMap<_, _> = prefixes
+        .iter()
+        .map(|prefix| (prefix.to_string(), decision))
+        .collect();
+    tx.record(entry, Some(&json!(before)), Some(&json!(after)))
+        .await?;
+    tx.commit().await?;
+    publish(coordinator).await;
+    let mut tx = coordinator.store.read().await?;
+    let routes = tx.routes_of(row.id).await?;
+    Ok(routes
+        .iter()
+        .filter(|route| prefixes.contains(&route.prefix))
+        .map(|route| describe(coordinator, &row, route))
+        .collect())
+}
+
+fn check_advertised(
+    node: &NodeRow,
+    routes: &[RouteRow],
+    prefixes: &BTreeSet<IpNet>,
+) -> Result<(), Refusal> {
+    if prefixes.is_empty() {
+        return Err(Refusal::new(
+            ErrorCode::BadRequest,
+            "name at least one prefix, such as 8.8.8.8/32",
+        ));
+    }
+    let advertised: BTreeSet<_> = routes
+        .iter()
+        .filter(|route| route.advertised)
+        .map(|route| route.prefix)
+        .collect();
+    let list = |prefixes: Vec<&IpNet>| {
+        let texts: Vec<_> = prefixes.iter().map(ToString::to_string).collect();
+        texts.join(", ")
+    };
+    let missing: Vec<_> = prefixes.difference(&advertised).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let what_it_does = if advertised.is_empty() {
+        format!(
+            "it advertises no routes; on it, run agent set --advertise-routes={}",
+            list(missing.clone()).replace(", ", ",")
+        )
+    } else {
+        format!("it advertises {}", list(advertised.iter().collect()))
+    };
+    Err(Refusal::new(
+        ErrorCode::NotFound,
+        format!(
+            "{} does not advertise {}: {what_it_does}",
+            node.name,
+            list(missing)
+        ),
+    ))
+}

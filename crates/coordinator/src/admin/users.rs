@@ -1,0 +1,143 @@
+//! Users.
+
+use super::{find_user, now, publish, time};
+use crate::{
+    Coordinator, api,
+    refusal::Refusal,
+    store::{Actor, AuditEntry, UserRow},
+};
+use serde_json::json;
+use weir_protocol::ErrorCode;
+
+/// The longest user name: an e-mail address has 254 characters at most (RFC 5321, section 4.5.3.1).
+const MAX_NAME: usize = 254;
+
+fn describe(user: UserRow) -> Result<api::User, Refusal> {
+    Ok(api::User {
+        id: user.id,
+        name: user.name,
+        created: time("time", user.created_at)?,
+        nodes: user.nodes,
+    })
+}
+
+/// All users, by name.
+///
+/// # Errors
+/// [`Refusal::Store`].
+pub(crate) async fn list_users(coordinator: &Coordinator) -> Result<Vec<api::User>, Refusal> {
+    let users = coordinator.store.read().await?.users().await?;
+    users.into_iter().map(describe).collect()
+}
+
+/// Creates a user.
+///
+/// # Errors
+/// [`Refusal`], when the name cannot be used or is taken.
+pub(crate) async fn create_user(
+    coordinator: &Coordinator,
+    actor: &Actor,
+    name: &str,
+) -> Result<api::User, Refusal> {
+    check_name(name)?;
+    let mut tx = coordinator.store.write().await?;
+    if tx.user(name).await?.is_some() {
+        return Err(Refusal::new(
+            ErrorCode::Conflict,
+            format!("there is a user {name} already"),
+        ));
+    }
+    let id = tx.insert_user(name, now()).await?;
+    let entry = AuditEntry {
+        at: now(),
+        actor,
+        action: "users.create",
+        subject: format!("user {id} ({name})"),
+    };
+    tx.record(entry, None::<&()>, Some(&json!({ "name": name })))
+        .await?;
+    let created = find_user(&mut tx, name).await?;
+    tx.commit().await?;
+    publish(coordinator).await;
+    describe(created)
+}
+
+/// Deletes a user who owns no nodes, with its auth keys.
+///
+/// # Errors
+/// [`Refusal`], also when the user owns nodes.
+pub(crate) async fn delete_user(
+    coordinator: &Coordinator,
+    actor: &Actor,
+    name: &str,
+) -> Result<api::User, Refusal> {
+    let mut tx = coordinator.store.write().await?;
+    let user = find_user(&mut tx, name).await?;
+    let owned: Vec<_> = tx
+        .nodes()
+        .await?
+        .into_iter()
+        .filter(|node| node.user == Some(user.id))
+        .map(|node| node.name.to_string())
+        .collect();
+    if !owned.is_empty() {
+        return Err(Refusal::new(
+            ErrorCode::Conflict,
+            format!(
+                "{name} owns {}: delete them first with coordinator nodes delete NODE",
+                owned.join(", ")
+            ),
+        ));
+    }
+    tx.delete_user(user.id).await?;
+    let entry = AuditEntry {
+        at: now(),
+        actor,
+        action: "users.delete",
+        subject: format!("user {} ({name})", user.id),
+    };
+    tx.record(entry, Some(&json!({ "name": name })), None::<&()>)
+        .await?;
+    tx.commit().await?;
+    publish(coordinator).await;
+    describe(user)
+}
+
+/// Policies tell users from other names by their shape, so a user must not look like a tag, a
+/// group or an address.
+fn check_name(name: &str) -> Result<(), Refusal> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "._-+@".contains(c);
+    let fine = (1..=MAX_NAME).contains(&name.len())
+        && name.chars().all(allowed)
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.matches('@').count() <= 1
+        && !name.ends_with('@')
+        && name.parse::<std::net::IpAddr>().is_err();
+    if fine {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        ErrorCode::BadRequest,
+        format!(
+            "\"{name}\" is not a user name: use letters, digits and . _ - +, such as alice or \
+             alice@example.com"
+        ),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check_name;
+
+    #[test]
+    fn names_that_policies_could_misread_are_refused() {
+        for good in ["alice", "alice@example.com", "a.b-c_d+e"] {
+            assert!(check_name(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "", "@", "alice@", "a@b@c", "tag:x", "a b", "8.8.8.8", "*", "-x",
+        ] {
+            assert!(check_name(bad).is_err(), "{bad}");
+        }
+    }
+}

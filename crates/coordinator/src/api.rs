@@ -1,0 +1,290 @@
+//! What the admin API says and hears: the JSON on the admin socket, and of `--json`.
+//!
+//! Fields are only ever added. Times are RFC 3339, in UTC.
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+};
+use weir_overlay::{Generation, KeyId, NodeId, NodeName, Tag, UserId};
+use weir_protocol::{ItemFailure, Pin, ProblemDetails, RouteState};
+
+/// The path that all requests start with.
+pub const PATH_PREFIX: &str = "/api/v1";
+
+/// `GET /api/v1/status`: the running coordinator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Its version.
+    pub version: String,
+    /// Where agents reach it.
+    pub url: String,
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// The pin of its key.
+    pub pin: Pin,
+    /// Since when it runs.
+    pub started: Timestamp,
+    /// How many nodes are enrolled.
+    pub nodes: usize,
+    /// How many of them are connected.
+    pub online: usize,
+    /// How many advertised routes await a decision.
+    pub routes_awaiting_approval: usize,
+    /// The newest generation of any network map.
+    pub generation: Generation,
+    /// The policy.
+    pub policy: PolicyStatus,
+}
+
+/// Which policy is in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyStatus {
+    /// Its revision; none while nobody has set a policy, so that nothing is granted.
+    pub revision: Option<u64>,
+    /// Newer stored revisions that are not valid and therefore not in force.
+    #[serde(default)]
+    pub bad_revisions: Vec<u64>,
+    /// What is valid but probably not meant.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+}
+
+/// A user.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// Its id.
+    pub id: UserId,
+    /// Its name, as policies use it.
+    pub name: String,
+    /// When it was created.
+    pub created: Timestamp,
+    /// How many nodes it owns.
+    pub nodes: u64,
+}
+
+/// `POST /api/v1/users`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateUser {
+    /// The name.
+    pub name: String,
+}
+
+/// Whether a key still enrols machines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KeyState {
+    /// It does.
+    Usable,
+    /// It is a one-off, and was used.
+    Used,
+    /// Its time is over.
+    Expired,
+    /// An admin revoked it.
+    Revoked,
+}
+
+/// An auth key, without its secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Key {
+    /// Its public half.
+    pub id: KeyId,
+    /// Whether it still enrols machines.
+    pub state: KeyState,
+    /// Who owns what it enrols; none when it carries tags.
+    pub user: Option<String>,
+    /// The tags of what it enrols.
+    pub tags: BTreeSet<Tag>,
+    /// Whether it may be used more than once.
+    pub reusable: bool,
+    /// Whether what it enrols is forgotten once it stays away.
+    pub ephemeral: bool,
+    /// How many machines it enrolled.
+    pub uses: u64,
+    /// When it was created.
+    pub created: Timestamp,
+    /// From when on it is refused.
+    pub expires: Timestamp,
+}
+
+/// `POST /api/v1/keys`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateKey {
+    /// Who owns what it enrols. Either this or tags.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// The tags of what it enrols.
+    #[serde(default)]
+    pub tags: BTreeSet<Tag>,
+    /// Whether it may be used more than once.
+    #[serde(default)]
+    pub reusable: bool,
+    /// Whether what it enrols is forgotten once it stays away.
+    #[serde(default)]
+    pub ephemeral: bool,
+    /// For how many seconds it is valid.
+    pub expires_in_seconds: u64,
+}
+
+/// The answer to [`CreateKey`]: the only time that the secret is shown.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct CreatedKey {
+    /// The whole key.
+    pub key: String,
+    /// What a machine is told to join with it.
+    pub command: String,
+    /// What is listed of it.
+    pub details: Key,
+}
+
+impl std::fmt::Debug for CreatedKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CreatedKey")
+            .field("details", &self.details)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Its id.
+    pub id: NodeId,
+    /// Its name.
+    pub name: NodeName,
+    /// Its owner; none when it is tagged.
+    pub user: Option<String>,
+    /// Its tags.
+    pub tags: BTreeSet<Tag>,
+    /// Its overlay addresses.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Whether it is connected now.
+    pub online: bool,
+    /// When it was last heard of.
+    pub last_seen: Timestamp,
+    /// When it was enrolled.
+    pub enrolled: Timestamp,
+    /// Whether it is forgotten once it stays away.
+    pub ephemeral: bool,
+    /// What its host calls itself.
+    pub hostname: String,
+    /// Its operating system.
+    pub os: String,
+    /// The version of its agent.
+    pub version: String,
+    /// Where its WireGuard can be reached, when it has a fixed way in.
+    pub endpoint: Option<SocketAddr>,
+    /// Its routes.
+    pub routes: Vec<NodeRoute>,
+    /// The newest map there is for it.
+    pub generation: Option<Generation>,
+    /// The map that it last said was in force.
+    pub applied_generation: Option<Generation>,
+    /// What it last said it could not do.
+    pub failures: Vec<ItemFailure>,
+}
+
+/// A route of a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRoute {
+    /// The destination.
+    pub prefix: IpNet,
+    /// What has become of it.
+    pub state: RouteState,
+}
+
+/// A route, with the node that advertises it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// The node.
+    pub node: NodeId,
+    /// Its name.
+    pub name: NodeName,
+    /// The destination.
+    pub prefix: IpNet,
+    /// What has become of it.
+    pub state: RouteState,
+    /// Whether the node is connected now.
+    pub online: bool,
+}
+
+/// `PUT /api/v1/nodes/NODE/name`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RenameNode {
+    /// The new name.
+    pub name: String,
+}
+
+/// `PUT /api/v1/nodes/NODE/tags`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TagNode {
+    /// Its tags from now on. At least one.
+    pub tags: BTreeSet<Tag>,
+}
+
+/// `POST /api/v1/nodes/NODE/routes/approve` and `.../reject`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DecideRoutes {
+    /// The prefixes. The node must advertise each.
+    pub prefixes: BTreeSet<IpNet>,
+}
+
+/// A stored policy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// Its number, from 1.
+    pub revision: u64,
+    /// Its text.
+    pub text: String,
+    /// When it was saved.
+    pub saved: Timestamp,
+    /// By whom.
+    pub saved_by: String,
+    /// Whether it is the one in force; a newest one that is not valid is not.
+    pub in_force: bool,
+}
+
+/// `PUT /api/v1/policy`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetPolicy {
+    /// The new text.
+    pub text: String,
+    /// What the text is called in diagnostics: its file name.
+    #[serde(default)]
+    pub source: Option<String>,
+    /// The revision that the new text was made from; 0 for none. Refused when it is not the
+    /// newest any more.
+    #[serde(default)]
+    pub if_revision: Option<u64>,
+}
+
+/// The answer to [`SetPolicy`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetPolicyDone {
+    /// The revision in force now.
+    pub revision: u64,
+    /// Whether the text differs from the one before. An equal text makes no new revision.
+    pub changed: bool,
+    /// What is valid but probably not meant, drawn for a terminal.
+    pub warnings: String,
+}
+
+/// An error answer of the admin API.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdminProblem {
+    /// What is wrong.
+    #[serde(flatten)]
+    pub problem: ProblemDetails,
+    /// For a policy: the places in the text, drawn for a terminal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diagnostics: Option<String>,
+}

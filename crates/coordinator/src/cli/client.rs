@@ -1,0 +1,151 @@
+//! Talking to the running coordinator over its admin socket.
+
+use crate::api::{AdminProblem, PATH_PREFIX};
+use anyhow::{Context, anyhow, bail};
+use axum::body::Bytes;
+use http::{Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde::{Serialize, de::DeserializeOwned};
+use std::{io::ErrorKind, path::PathBuf, time::Duration};
+use tokio::{net::UnixStream, time::timeout};
+
+/// How long an answer may take. A change is answered when it is published.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// The longest answer: a hundred thousand nodes fit.
+const MAX_ANSWER_BYTES: usize = 256 << 20;
+
+#[derive(Debug)]
+pub(super) struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    pub(super) const fn new(socket: PathBuf) -> Self {
+        Self { socket }
+    }
+
+    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        self.call(Method::GET, path, Bytes::new()).await
+    }
+
+    pub(super) async fn delete<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        self.call(Method::DELETE, path, Bytes::new()).await
+    }
+
+    pub(super) async fn post<B: Serialize + Sync, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &B,
+    ) -> anyhow::Result<T> {
+        self.call(Method::POST, path, to_json(body)?).await
+    }
+
+    pub(super) async fn put<B: Serialize + Sync, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &B,
+    ) -> anyhow::Result<T> {
+        self.call(Method::PUT, path, to_json(body)?).await
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> anyhow::Result<T> {
+        let (status, answer) = timeout(DEADLINE, self.exchange(method, path, body))
+            .await
+            .map_err(|_| {
+                anyhow!(
+                    "the coordinator did not answer within {} seconds: see journalctl -u \
+                     weir-coordinator",
+                    DEADLINE.as_secs()
+                )
+            })??;
+        let versions = "this command and the running coordinator may be of different versions: \
+                        restart it with systemctl restart weir-coordinator";
+        if status.is_success() {
+            return serde_json::from_slice(&answer)
+                .with_context(|| format!("cannot read the coordinator's answer; {versions}"));
+        }
+        let problem: AdminProblem = serde_json::from_slice(&answer)
+            .with_context(|| format!("the coordinator answered {status}; {versions}"))?;
+        match problem.diagnostics {
+            Some(diagnostics) => bail!("{}\n\n{diagnostics}", problem.problem.detail),
+            None => bail!("{}", problem.problem.detail),
+        }
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> anyhow::Result<(StatusCode, Bytes)> {
+        let stream = self.connect().await?;
+        let broken = "the connection to the coordinator broke: see journalctl -u weir-coordinator";
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .context(broken)?;
+        // Ends with the connection; what goes wrong there is seen by the request.
+        tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("{PATH_PREFIX}{path}"))
+            .header(header::HOST, "coordinator")
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(body))
+            .context("cannot make the request")?;
+        let answer = sender.send_request(request).await.context(broken)?;
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES)
+            .collect()
+            .await
+            .map_err(|error| anyhow!("{broken} ({error})"))?;
+        Ok((status, body.to_bytes()))
+    }
+
+    async fn connect(&self) -> anyhow::Result<UnixStream> {
+        let path = self.socket.display();
+        let start = "start it with `systemctl start weir-coordinator`";
+        let error = match UnixStream::connect(&self.socket).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => error,
+        };
+        let kind = error.kind();
+        if kind == ErrorKind::NotFound {
+            bail!("the coordinator is not running: no socket at {path}: {start}");
+        }
+        if kind == ErrorKind::ConnectionRefused {
+            bail!("the coordinator is not running: nobody answers on {path}: {start}");
+        }
+        if kind == ErrorKind::PermissionDenied {
+            bail!(
+                "you may not open the admin socket {path}: use sudo, or join the group that owns it"
+            );
+        }
+        Err(error).with_context(|| format!("cannot open the admin socket {path}"))
+    }
+}
+
+fn to_json<B: Serialize>(body: &B) -> anyhow::Result<Bytes> {
+    Ok(serde_json::to_vec(body)
+        .context("cannot make the request")?
+        .into())
+}
+
+/// A name as one segment of a path (RFC 3986, section 2.1).
+pub(super) fn segment(name: &str) -> String {
+    let mut text = String::new();
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~@".contains(&byte) {
+            text.push(char::from(byte));
+        } else {
+            text.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    text
+}

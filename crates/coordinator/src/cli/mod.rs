@@ -1,0 +1,139 @@
+//! The command line: `serve`, and the verbs that talk to a running coordinator.
+
+mod client;
+mod config;
+mod keys;
+mod nodes;
+mod output;
+mod policy;
+mod routes;
+mod serve;
+mod status;
+mod users;
+
+use anyhow::Context;
+use clap::{CommandFactory, Parser, Subcommand};
+use client::Client;
+use config::Config;
+use std::{path::PathBuf, process::ExitCode};
+
+/// Runs the private network: enrols machines, approves routes, hands out policy
+///
+/// `coordinator serve` is the server. All other commands talk to the running server over its
+/// admin socket, as root or as a member of the group that owns the socket.
+#[derive(Debug, Parser)]
+#[command(
+    name = "coordinator",
+    version,
+    max_term_width = 100,
+    disable_help_subcommand = true,
+    after_help = "Examples:\n  \
+        coordinator serve\n  \
+        coordinator users create alice\n  \
+        coordinator keys create --user alice\n  \
+        coordinator routes approve relay 8.8.8.8,8.8.4.4\n  \
+        coordinator policy set policy.hujson"
+)]
+struct Arguments {
+    /// The admin socket [default: /run/weir/coordinator.sock]
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        env = "WEIR_COORDINATOR_SOCKET"
+    )]
+    socket: Option<PathBuf>,
+    /// The settings file [default: /etc/weir/coordinator.toml, if it exists]
+    ///
+    /// TOML with the keys state-dir, listen, url, socket and log-level. Flags win.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print JSON for programs instead of text for people
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the server
+    Serve(serve::Serve),
+    /// List, create and delete users
+    #[command(subcommand)]
+    Users(users::Users),
+    /// List, create and revoke auth keys, with which machines join
+    #[command(subcommand)]
+    Keys(keys::Keys),
+    /// List, show, rename, tag and delete nodes
+    #[command(subcommand)]
+    Nodes(nodes::Nodes),
+    /// List, approve and reject the routes that nodes advertise
+    #[command(subcommand)]
+    Routes(routes::Routes),
+    /// Show, check and change the policy
+    #[command(subcommand)]
+    Policy(policy::Policy),
+    /// Show how the running coordinator is doing
+    Status,
+    /// Print the version of this program
+    Version,
+}
+
+/// What the verbs need.
+#[derive(Debug)]
+struct Session {
+    client: Client,
+    json: bool,
+}
+
+/// The command, for manual pages and shell completions.
+#[must_use]
+pub fn command() -> clap::Command {
+    Arguments::command()
+}
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let config = Config::load(arguments.config.as_deref())?;
+    let socket = arguments
+        .socket
+        .or_else(|| config.socket.clone())
+        .unwrap_or_else(|| PathBuf::from(config::DEFAULT_SOCKET));
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
+    let context = Session {
+        client: Client::new(socket.clone()),
+        json: arguments.json,
+    };
+    runtime.block_on(async {
+        match arguments.verb {
+            Verb::Serve(serve) => serve.run(config, socket, context.json).await,
+            Verb::Users(verb) => verb.run(&context).await,
+            Verb::Keys(verb) => verb.run(&context).await,
+            Verb::Nodes(verb) => verb.run(&context).await,
+            Verb::Routes(verb) => verb.run(&context).await,
+            Verb::Policy(verb) => verb.run(&context).await,
+            Verb::Status => status::show(&context).await,
+            Verb::Version => status::version(&context),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::command().debug_assert();
+    }
+}

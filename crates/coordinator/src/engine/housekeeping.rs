@@ -1,0 +1,58 @@
+//! What is done from time to time: storing who was seen, forgetting ephemeral nodes.
+
+use crate::{
+    enrolment::subject,
+    presence::Presence,
+    store::{Actor, AuditEntry, Store, StoreError},
+};
+use serde_json::json;
+
+/// How long an ephemeral node may stay away before it is forgotten, in seconds: half an hour, so
+/// that a reboot or an outage of the coordinator's network costs none.
+const EPHEMERAL_STAYS_SECONDS: i64 = 30 * 60;
+
+/// Stores and forgets. Says whether the network changed. After a start (at `started`) nodes have
+/// as long to come back as if they had just left.
+pub(super) async fn run(
+    store: &Store,
+    presence: &Presence,
+    started: i64,
+    now: i64,
+) -> Result<bool, StoreError> {
+    let left = presence.take_left();
+    if !left.is_empty() {
+        let mut tx = store.write().await?;
+        for (node, at) in left {
+            tx.set_node_seen(node, None, at).await?;
+        }
+        tx.commit().await?;
+    }
+    let gone: Vec<_> = store
+        .read()
+        .await?
+        .nodes()
+        .await?
+        .into_iter()
+        .filter(|node| node.ephemeral && !presence.is_online(node.id))
+        .filter(|node| now - node.last_seen_at.max(started) > EPHEMERAL_STAYS_SECONDS)
+        .collect();
+    if gone.is_empty() {
+        return Ok(false);
+    }
+    let mut tx = store.write().await?;
+    for node in gone {
+        tx.delete_node(node.id).await?;
+        let entry = AuditEntry {
+            at: now,
+            actor: &Actor::Coordinator,
+            action: "nodes.forget",
+            subject: subject(node.id, &node.name),
+        };
+        let before = json!({ "name": node.name, "ephemeral": true });
+        tx.record(entry, Some(&before), None::<&()>).await?;
+        tracing::info!(node = %node.id, name = %node.name, "forgot an ephemeral node that stayed away");
+        presence.forget(node.id);
+    }
+    tx.commit().await?;
+    Ok(true)
+}

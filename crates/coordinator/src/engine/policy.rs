@@ -1,0 +1,84 @@
+//! Which policy is in force: the newest stored one that is valid.
+
+use crate::{
+    api::PolicyStatus,
+    store::{StoreError, Tx},
+};
+use weir_policy::{Directory, Policy, render};
+
+/// How far back a valid policy is looked for. `policy set` stores valid ones only, so more than
+/// one bad in a row means that the database was changed by hand.
+const LOOK_BACK: u32 = 100;
+
+/// The policy that maps are made with.
+#[derive(Clone, Debug)]
+pub(crate) struct PolicyInForce {
+    /// The policy.
+    pub policy: Policy,
+    /// Its revision and what is noteworthy about it.
+    pub status: PolicyStatus,
+}
+
+impl Default for PolicyInForce {
+    fn default() -> Self {
+        Self {
+            policy: Policy::empty(),
+            status: PolicyStatus::default(),
+        }
+    }
+}
+
+/// Goes back from the newest stored policy to the first that is valid. Without any, nothing is
+/// granted. `before` is what was in force until now: it is not parsed again.
+pub(super) async fn newest_valid(
+    tx: &mut Tx,
+    before: &PolicyInForce,
+    directory: &Directory,
+) -> Result<PolicyInForce, StoreError> {
+    let mut bad_revisions = Vec::new();
+    // Nearly always the newest one is valid: do not read the texts of the others.
+    for limit in [1, LOOK_BACK] {
+        for row in tx.newest_policies(limit).await? {
+            if bad_revisions.contains(&row.revision) {
+                continue;
+            }
+            let parsed = if before.status.revision == Some(row.revision) {
+                Ok(before.policy.clone())
+            } else {
+                Policy::parse(&row.text)
+            };
+            match parsed {
+                Ok(policy) => {
+                    let warnings = policy.warnings(directory);
+                    return Ok(PolicyInForce {
+                        status: PolicyStatus {
+                            revision: Some(row.revision),
+                            bad_revisions,
+                            warnings: warnings.iter().map(ToString::to_string).collect(),
+                        },
+                        policy,
+                    });
+                }
+                Err(problems) => {
+                    if !before.status.bad_revisions.contains(&row.revision) {
+                        tracing::error!(
+                            revision = row.revision,
+                            "the stored policy is not valid, so the one before it stays in force: \
+                             save a valid one with coordinator policy set FILE\n{}",
+                            render(&problems, &row.text, "stored policy")
+                        );
+                    }
+                    bad_revisions.push(row.revision);
+                }
+            }
+        }
+    }
+    Ok(PolicyInForce {
+        policy: Policy::empty(),
+        status: PolicyStatus {
+            revision: None,
+            bad_revisions,
+            warnings: Vec::new(),
+        },
+    })
+}

@@ -1,0 +1,167 @@
+//! Who is connected, and who was lately.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+use tokio::sync::Notify;
+use weir_overlay::NodeId;
+
+/// How long a node may be away before another relay takes its routes over. An agent that restarts,
+/// or loses its connection and finds it again, stays primary.
+pub(crate) const GRACE: Duration = Duration::from_secs(15);
+
+#[derive(Debug, Default)]
+struct State {
+    /// Open map streams of each connected node.
+    streams: BTreeMap<NodeId, usize>,
+    /// When the last stream of a node closed.
+    left: BTreeMap<NodeId, Instant>,
+    /// Nodes that left, and when (in seconds since 1970), until this is stored.
+    to_store: BTreeMap<NodeId, i64>,
+}
+
+/// The connected nodes.
+#[derive(Debug)]
+pub(crate) struct Presence {
+    state: Mutex<State>,
+    started: Instant,
+    changed: Notify,
+}
+
+impl Presence {
+    /// Nobody is connected yet.
+    #[must_use]
+    pub(crate) fn new(now: Instant) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::default(),
+            started: now,
+            changed: Notify::new(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic elsewhere leaves the maps whole: every change of them is one call.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A map stream of this node is open for as long as the answer lives.
+    #[must_use]
+    pub(crate) fn connect(self: &Arc<Self>, node: NodeId) -> Connected {
+        let mut state = self.lock();
+        *state.streams.entry(node).or_default() += 1;
+        state.left.remove(&node);
+        state.to_store.remove(&node);
+        drop(state);
+        self.changed.notify_one();
+        Connected {
+            presence: Arc::clone(self),
+            node,
+        }
+    }
+
+    /// Whether a map stream of this node is open.
+    #[must_use]
+    pub(crate) fn is_online(&self, node: NodeId) -> bool {
+        self.lock().streams.contains_key(&node)
+    }
+
+    /// How many nodes are connected.
+    #[must_use]
+    pub(crate) fn online(&self) -> usize {
+        self.lock().streams.len()
+    }
+
+    /// Which of `nodes` are not there, and have not been for longer than [`GRACE`]. Right after a
+    /// start nobody is: the nodes must find back first.
+    #[must_use]
+    pub(crate) fn absent(
+        &self,
+        nodes: impl IntoIterator<Item = NodeId>,
+        now: Instant,
+    ) -> BTreeSet<NodeId> {
+        let state = self.lock();
+        nodes
+            .into_iter()
+            .filter(|node| !state.streams.contains_key(node))
+            .filter(|node| {
+                let since = state.left.get(node).copied().unwrap_or(self.started);
+                now.saturating_duration_since(since) > GRACE
+            })
+            .collect()
+    }
+
+    /// Nodes that left since the last call, and when, in seconds since 1970.
+    #[must_use]
+    pub(crate) fn take_left(&self) -> BTreeMap<NodeId, i64> {
+        std::mem::take(&mut self.lock().to_store)
+    }
+
+    /// Forgets a node that was deleted.
+    pub(crate) fn forget(&self, node: NodeId) {
+        let mut state = self.lock();
+        state.left.remove(&node);
+        state.to_store.remove(&node);
+    }
+
+    /// Waits until a node comes or leaves.
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+}
+
+/// One open map stream.
+#[derive(Debug)]
+pub(crate) struct Connected {
+    presence: Arc<Presence>,
+    node: NodeId,
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        let mut state = self.presence.lock();
+        let open = state.streams.get(&self.node).copied().unwrap_or_default();
+        if open > 1 {
+            state.streams.insert(self.node, open - 1);
+            return;
+        }
+        state.streams.remove(&self.node);
+        state.left.insert(self.node, Instant::now());
+        state.to_store.insert(self.node, crate::clock::now());
+        drop(state);
+        self.presence.changed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_absent_only_after_the_grace() {
+        let start = Instant::now();
+        let presence = Presence::new(start);
+        let (here, never) = (NodeId(1), NodeId(2));
+        let first = presence.connect(here);
+        let second = presence.connect(here);
+        assert!(presence.absent([here, never], start).is_empty());
+        drop(first);
+        assert!(presence.is_online(here));
+        let later = start + GRACE * 2;
+        assert_eq!(presence.absent([here, never], later), [never].into());
+        drop(second);
+        assert!(!presence.is_online(here));
+        assert!(
+            presence
+                .absent([here], Instant::now() + GRACE / 2)
+                .is_empty()
+        );
+        assert_eq!(
+            presence.absent([here], Instant::now() + GRACE * 2),
+            [here].into()
+        );
+        assert!(presence.take_left().contains_key(&here));
+        assert!(presence.take_left().is_empty());
+    }
+}

@@ -1,0 +1,88 @@
+//! What agents ask, over TLS.
+
+use super::{
+    answer,
+    signed::SignedRequest,
+    stream::{self, Source},
+};
+use crate::{Coordinator, enrolment, refusal::Refusal};
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::{Extension, State},
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::{IntoResponse, Response},
+    routing::post,
+};
+use std::sync::Arc;
+use tokio::sync::watch;
+use weir_protocol::{
+    MAP_PATH, MapRequest, REGISTER_PATH, REPORT_PATH, RegisterRequest, RegisterResponse,
+    ReportRequest, UPDATE_PATH, UpdateRequest,
+};
+
+/// Turns true when the coordinator stops: streams end then.
+#[derive(Clone, Debug)]
+pub(super) struct Stopping(pub(super) watch::Receiver<bool>);
+
+/// The routes of the agent API.
+pub(super) fn router(coordinator: Arc<Coordinator>, stopping: Stopping) -> Router {
+    Router::new()
+        .route(REGISTER_PATH, post(register))
+        .route(MAP_PATH, post(map))
+        .route(UPDATE_PATH, post(update))
+        .route(REPORT_PATH, post(report))
+        .fallback(answer::no_such_path)
+        .method_not_allowed_fallback(answer::no_such_method)
+        .layer(Extension(stopping))
+        .with_state(coordinator)
+}
+
+async fn register(
+    State(coordinator): State<Arc<Coordinator>>,
+    request: SignedRequest<RegisterRequest>,
+) -> Result<Json<RegisterResponse>, Refusal> {
+    let policy = coordinator.engine.policy();
+    let (store, sender) = (&coordinator.store, request.sender);
+    let response = enrolment::register(store, &policy.policy, request.body, sender).await?;
+    coordinator.engine.changed().await;
+    Ok(Json(response))
+}
+
+async fn map(
+    State(coordinator): State<Arc<Coordinator>>,
+    Extension(Stopping(stopping)): Extension<Stopping>,
+    request: SignedRequest<MapRequest>,
+) -> Result<Response, Refusal> {
+    let node = request.node.ok_or_else(enrolment::not_enrolled)?;
+    if enrolment::seen(&coordinator.store, &node, request.sender).await? {
+        coordinator.engine.changed().await;
+    }
+    let lines = stream::lines(Source {
+        maps: coordinator.engine.subscribe(node.id),
+        held: request.body.held,
+        stopping,
+        connected: coordinator.presence.connect(node.id),
+    });
+    let content_type = [(CONTENT_TYPE, "application/x-ndjson")];
+    Ok((content_type, Body::from_stream(lines)).into_response())
+}
+
+async fn update(
+    State(coordinator): State<Arc<Coordinator>>,
+    request: SignedRequest<UpdateRequest>,
+) -> Result<StatusCode, Refusal> {
+    if enrolment::update(&coordinator.store, request.body.host, request.sender).await? {
+        coordinator.engine.changed().await;
+    }
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn report(
+    State(coordinator): State<Arc<Coordinator>>,
+    request: SignedRequest<ReportRequest>,
+) -> Result<StatusCode, Refusal> {
+    let node = request.node.ok_or_else(enrolment::not_enrolled)?;
+    enrolment::report(&coordinator.store, &node, &request.body, request.sender).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

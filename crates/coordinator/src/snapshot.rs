@@ -1,0 +1,79 @@
+//! The store's rows as the network that maps are made of.
+
+use crate::store::{Decision, NodeRow, RouteRow, StoreError, Tx};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use weir_netmap::{NetworkState, Node, RouteDecision};
+use weir_overlay::NodeId;
+use weir_policy::User;
+
+/// Reads the whole network. All nodes count as healthy.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) async fn read(tx: &mut Tx) -> Result<NetworkState, StoreError> {
+    let users = tx.users().await?;
+    let routes = tx.routes().await?;
+    let nodes = tx.nodes().await?;
+    Ok(NetworkState {
+        users: users
+            .into_iter()
+            .map(|user| {
+                let known = User {
+                    id: user.id,
+                    name: user.name,
+                    email: None,
+                };
+                (user.id, known)
+            })
+            .collect(),
+        nodes: nodes
+            .into_iter()
+            .map(|row| {
+                let first = routes.partition_point(|route| route.node < row.id);
+                let behind = routes.partition_point(|route| route.node <= row.id);
+                let own = routes.get(first..behind).unwrap_or_default();
+                (row.id, node(row, own, true))
+            })
+            .collect(),
+    })
+}
+
+/// Marks these nodes as ones that cannot be expected to carry traffic.
+pub(crate) fn mark_absent(state: &mut NetworkState, absent: &BTreeSet<NodeId>) {
+    for node in state.nodes.values_mut() {
+        node.healthy = !absent.contains(&node.id);
+    }
+}
+
+/// One node, with those of `routes` that are its own.
+#[must_use]
+pub(crate) fn node(row: NodeRow, routes: &[RouteRow], healthy: bool) -> Node {
+    let own = || routes.iter().filter(|route| route.node == row.id);
+    let mut host = row.host;
+    host.advertised_routes = own()
+        .filter(|route| route.advertised)
+        .map(|route| route.prefix)
+        .collect();
+    Node {
+        id: row.id,
+        name: row.name,
+        user: row.user,
+        tags: row.tags,
+        node_key: row.node_key,
+        addresses: [IpAddr::V4(row.ipv4), IpAddr::V6(row.ipv6)].into(),
+        created: row.created_at,
+        host,
+        decisions: own()
+            .filter_map(|route| {
+                let decision = match route.decision? {
+                    Decision::Approved => RouteDecision::Approved,
+                    Decision::Rejected => RouteDecision::Rejected,
+                };
+                Some((route.prefix, decision))
+            })
+            .collect(),
+        observed_address: row.observed_address,
+        healthy,
+    }
+}
