@@ -170,6 +170,9 @@ impl<'node> NodeCommand<'node> {
             .args(["-t", &self.node.pid().to_string(), "-n", "-m", "-u", "--"])
             .args(&self.argv)
             .env("PATH", search_path()?)
+            // What the tests are run with is not what a person on that machine has set.
+            .env_remove("RUST_BACKTRACE")
+            .env_remove("RUST_LOG")
             .envs(self.environment.iter().map(|(key, value)| (key, value)))
             .stdout(stdout)
             .stderr(stderr)

@@ -1,5 +1,6 @@
 //! Calling cargo, and what it knows of the workspace.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -45,30 +46,49 @@ pub(crate) fn target_directory() -> Result<PathBuf> {
 /// A built test program.
 #[derive(Debug)]
 pub(crate) struct TestProgram {
+    /// The package it belongs to.
+    pub(crate) package: String,
     /// The package's directory, which tests expect to run in.
     pub(crate) directory: PathBuf,
     pub(crate) executable: PathBuf,
 }
 
 impl TestProgram {
-    /// Its name without the hash that cargo puts at the end.
-    pub(crate) fn name(&self) -> Option<String> {
-        let stem = self.executable.file_stem()?.to_str()?;
-        Some(
-            stem.rsplit_once('-')
-                .map_or(stem, |(name, _)| name)
-                .to_owned(),
-        )
+    /// Its package and its own name, without the hash that cargo puts at the end.
+    pub(crate) fn title(&self) -> String {
+        let stem = self
+            .executable
+            .file_stem()
+            .unwrap_or_default()
+            .display()
+            .to_string();
+        let name = stem
+            .rsplit_once('-')
+            .map_or(stem.as_str(), |(name, _)| name);
+        format!("{}: {name}", self.package)
+    }
+
+    /// The environment that its tests expect of cargo, and what saves them from asking it.
+    pub(crate) fn environment(&self) -> [(&'static str, &Path); 2] {
+        [
+            ("CARGO_MANIFEST_DIR", &self.directory),
+            ("INSTA_WORKSPACE_ROOT", root()),
+        ]
     }
 }
 
-/// Builds the tests of `packages`, with progress shown, and finds the programs.
+/// Builds the tests of `packages`, or all when there are none, with progress shown, and finds
+/// the programs.
 pub(crate) fn build_tests(packages: &[String]) -> Result<Vec<TestProgram>> {
     let mut command = cargo(&[
         "test",
         "--no-run",
         "--message-format=json-render-diagnostics",
     ]);
+    command.arg("--locked");
+    if packages.is_empty() {
+        command.arg("--workspace");
+    }
     for package in packages {
         command.args(["--package", package]);
     }
@@ -80,25 +100,39 @@ pub(crate) fn build_tests(packages: &[String]) -> Result<Vec<TestProgram>> {
         bail!("the tests do not build");
     }
     let text = String::from_utf8(output.stdout).context("cannot read what cargo printed")?;
-    let programs = text.lines().filter_map(test_program).collect::<Vec<_>>();
+    let names = package_names(&metadata()?);
+    let mut programs: Vec<_> = text
+        .lines()
+        .filter_map(|line| test_program(line, &names))
+        .collect();
+    programs.sort_by(|a, b| (&a.package, &a.executable).cmp(&(&b.package, &b.executable)));
     if programs.is_empty() {
         bail!("cargo built no test program for {}", packages.join(", "));
     }
     Ok(programs)
 }
 
-fn test_program(line: &str) -> Option<TestProgram> {
+/// Our packages' names by the paths of their manifests.
+fn package_names(metadata: &Value) -> BTreeMap<String, String> {
+    let packages = metadata["packages"].as_array().into_iter().flatten();
+    packages
+        .filter_map(|package| {
+            let manifest = package["manifest_path"].as_str()?;
+            Some((manifest.to_owned(), package["name"].as_str()?.to_owned()))
+        })
+        .collect()
+}
+
+fn test_program(line: &str, names: &BTreeMap<String, String>) -> Option<TestProgram> {
     let message: Value = serde_json::from_str(line).ok()?;
     if message["profile"]["test"] != true {
         return None;
     }
-    let executable = PathBuf::from(message["executable"].as_str()?);
-    let directory = Path::new(message["manifest_path"].as_str()?)
-        .parent()?
-        .to_owned();
+    let manifest = message["manifest_path"].as_str()?;
     Some(TestProgram {
-        directory,
-        executable,
+        package: names.get(manifest)?.clone(),
+        directory: Path::new(manifest).parent()?.to_owned(),
+        executable: PathBuf::from(message["executable"].as_str()?),
     })
 }
 

@@ -1,21 +1,41 @@
-//! `cargo xtask dist`: the Debian packages.
+//! `cargo xtask dist`: the Debian packages, and the check of what is in them.
+
+mod contents;
+mod scripts;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
 
 use crate::cargo::{cargo, root, target_directory};
-use crate::stages::must_succeed;
+use crate::stages::{Tally, must_succeed};
 use crate::{packages, say};
 
 /// The version of cargo-deb that the packages are described for.
 const CARGO_DEB: &str = "3.8.0";
 
-/// The packages to make.
-const PACKAGES: &[&str] = &["weir-agent", "weir-coordinator"];
+/// The packages to make, and the program in each.
+const PACKAGES: &[(&str, &str)] = &[
+    ("weir-agent", "agent"),
+    ("weir-coordinator", "coordinator"),
+];
+
+/// What making the packages needs.
+const TO_MAKE: &[packages::Need] = &[
+    ("cc", "gcc"),
+    ("dpkg-shlibdeps", "dpkg-dev"),
+    ("dpkg-deb", "dpkg"),
+];
+
+/// What checking them needs.
+const TO_CHECK: &[packages::Need] = &[
+    ("systemd-analyze", "systemd"),
+    ("shellcheck", "shellcheck"),
+    ("setpriv", "util-linux"),
+];
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -24,26 +44,111 @@ pub(crate) struct Options {
     no_install: bool,
 }
 
+/// How the programs are built that go into the packages.
+#[derive(Debug, Clone, Copy)]
+enum Profile {
+    Release,
+    /// What the tests built already: large, and packed in no time.
+    Dev,
+}
+
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let needs = [
-        ("cc", "gcc"),
-        ("dpkg-shlibdeps", "dpkg-dev"),
-        ("dpkg-deb", "dpkg"),
-    ];
-    packages::ensure(&needs, !options.no_install)?;
-    let tool = cargo_deb()?;
     let output = root().join("dist");
-    fs::create_dir_all(&output).with_context(|| format!("cannot create {}", output.display()))?;
-    for package in PACKAGES {
+    make(Profile::Release, &output, !options.no_install)?;
+    let tally = check(&output, !options.no_install)?;
+    say::line(&format!(
+        "the packages are in {}; {} checks of their contents passed",
+        output.display(),
+        tally.passed
+    ));
+    Ok(())
+}
+
+/// Makes packages of the programs that are built for tests, and checks what is in them.
+pub(crate) fn test(install: bool) -> Result<Tally> {
+    let output = target_directory()?.join("test-packages");
+    make(Profile::Dev, &output, install)?;
+    check(&output, install)
+}
+
+fn make(profile: Profile, output: &Path, install: bool) -> Result<()> {
+    packages::ensure(TO_MAKE, install)?;
+    let tool = cargo_deb()?;
+    let mut build = cargo(&["build", "--locked"]);
+    for (package, _) in PACKAGES {
+        build.args(["--package", package]);
+    }
+    let (directory, arguments): (_, &[&str]) = match profile {
+        Profile::Release => {
+            build.arg("--release");
+            ("release", &[])
+        }
+        // cargo-deb warns of packages that are not for release: these are not.
+        Profile::Dev => (
+            "debug",
+            &["--profile", "dev", "--fast", "--no-strip", "--quiet"],
+        ),
+    };
+    say::heading("Building the programs");
+    must_succeed(&mut build)?;
+    let programs = target_directory()?.join(directory);
+    manual_pages(&programs)?;
+    empty_directory(output, "deb")?;
+    for (package, _) in PACKAGES {
         say::heading(&format!("Package {package}"));
         let mut command = Command::new(&tool);
         command
             .current_dir(root())
-            .args(["deb", "--locked", "--package", package, "--output"]);
-        must_succeed(command.arg(&output))?;
+            .args(["deb", "--locked", "--no-build", "--package", package])
+            .args(arguments)
+            .arg("--output")
+            .arg(output.join(""));
+        must_succeed(&mut command)?;
     }
-    say::line(&format!("the packages are in {}", output.display()));
     Ok(())
+}
+
+/// The programs write their own manual pages, from the definition of their command line. The
+/// package descriptions in `Cargo.toml` expect them in `dist/man`.
+fn manual_pages(programs: &Path) -> Result<()> {
+    let pages = root().join("dist/man");
+    empty_directory(&pages, "8")?;
+    for (_, program) in PACKAGES {
+        must_succeed(
+            Command::new(programs.join(program))
+                .arg("manual")
+                .arg(&pages),
+        )?;
+    }
+    Ok(())
+}
+
+/// Makes the directory, or removes the files with this extension from it.
+fn empty_directory(directory: &Path, extension: &str) -> Result<()> {
+    fs::create_dir_all(directory)
+        .with_context(|| format!("cannot create {}", directory.display()))?;
+    for entry in
+        fs::read_dir(directory).with_context(|| format!("cannot list {}", directory.display()))?
+    {
+        let path = entry
+            .with_context(|| format!("cannot list {}", directory.display()))?
+            .path();
+        if path.extension().is_some_and(|found| found == extension) {
+            fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+fn check(directory: &Path, install: bool) -> Result<Tally> {
+    packages::ensure(TO_CHECK, install)?;
+    say::heading("What is in the packages");
+    let scratch = target_directory()?.join("tmp/packages");
+    let mut tally = Tally::default();
+    for expected in contents::PACKAGES {
+        tally.add(contents::check(expected, directory, &scratch)?);
+    }
+    Ok(tally)
 }
 
 /// cargo-deb of the right version, installed into the target directory when it is not there.

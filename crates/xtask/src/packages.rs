@@ -22,7 +22,6 @@ pub(crate) const LAB: &[Need] = &[
     ("nsenter", "util-linux"),
     ("wg", "wireguard-tools"),
     ("conntrack", "conntrack"),
-    ("cc", "gcc"),
 ];
 
 /// What the virtual machine needs besides.

@@ -5,9 +5,9 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 use clap::Args;
 
-use crate::cargo::{cargo, ensure_component};
-use crate::stages::{Stages, Tally, must_succeed, run_tests};
-use crate::{layers, packages, vm};
+use crate::cargo::{TestProgram, build_tests, cargo, ensure_component};
+use crate::stages::{Stages, Tally, TestsFailed, must_succeed, run_tests};
+use crate::{layers, packages, say, vm};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -52,30 +52,31 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             "warnings",
         ]))
     });
+    let mut programs = Vec::new();
     let built = stages.stage("Build", || {
-        quick(&mut cargo(&[
+        must_succeed(&mut cargo(&[
             "build",
             "--workspace",
             "--all-targets",
             "--locked",
-        ]))
+        ]))?;
+        programs = build_tests(&[])?;
+        Ok(Tally::default())
     });
     if !built {
         return stages.finish();
     }
-    stages.stage("Tests of the rooms", || {
-        let mut command = cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]);
-        for package in ON_THE_NETWORK {
-            command.args(["--exclude", package]);
-        }
-        run_tests(&mut command)
+    // The programs are run directly: `cargo test` for some of the packages would choose other
+    // features of their dependencies, and build much of the workspace again.
+    let (network, rooms): (Vec<_>, Vec<_>) = programs
+        .iter()
+        .partition(|program| ON_THE_NETWORK.contains(&program.package.as_str()));
+    stages.stage("Tests of the rooms", || run_programs(&rooms, &[]));
+    stages.stage("Examples in the documentation", || {
+        run_tests(&mut cargo(&["test", "--workspace", "--doc", "--locked"]))
     });
     stages.stage("Tests in network namespaces on this host", || {
-        let mut command = cargo(&["test", "--locked", "--no-fail-fast"]);
-        for package in ON_THE_NETWORK {
-            command.args(["--package", package]);
-        }
-        run_tests(command.args(["--", "--test-threads=1"]))
+        run_programs(&network, &["--test-threads=1"])
     });
     if !options.no_vm {
         stages.stage("The same in the virtual machine, on a stock kernel", || {
@@ -83,4 +84,33 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         });
     }
     stages.finish()
+}
+
+/// Runs every program, whatever became of the one before.
+fn run_programs(programs: &[&TestProgram], arguments: &[&str]) -> Result<Tally> {
+    let mut sum = Tally::default();
+    let mut failed = false;
+    for program in programs {
+        say::line(&format!("\n     Running {}", program.title()));
+        let mut command = Command::new(&program.executable);
+        command.current_dir(&program.directory).args(arguments);
+        command
+            .envs(program.environment())
+            .env("RUST_BACKTRACE", "1");
+        match run_tests(&mut command) {
+            Ok(tally) => sum.add(tally),
+            Err(error) => {
+                failed = true;
+                match error.downcast::<TestsFailed>() {
+                    Ok(TestsFailed(tally)) => sum.add(tally),
+                    Err(error) => say::error(&format!("{error:#}")),
+                }
+            }
+        }
+    }
+    if failed {
+        Err(TestsFailed(sum).into())
+    } else {
+        Ok(sum)
+    }
 }

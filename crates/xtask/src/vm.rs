@@ -8,12 +8,11 @@
 mod image;
 mod machine;
 
-use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::cargo::{TestProgram, build_tests, cargo, root, target_directory};
@@ -86,9 +85,14 @@ pub(crate) fn run(options: &Options) -> Result<Tally> {
         say::line("booting; the shell starts in this directory, with our programs in the path");
         return machine.shell(&job).map(|()| Tally::default());
     }
-    let programs = build_tests(&options.packages)?;
+    let everything = options.packages.iter().any(|package| package == END_TO_END);
+    let built = build_tests(if everything { &[] } else { &options.packages })?;
+    let programs: Vec<_> = built
+        .into_iter()
+        .filter(|program| options.packages.contains(&program.package))
+        .collect();
     let job = Job {
-        script: test_script(&programs, &binaries, &options.filter)?,
+        script: test_script(&programs, &binaries, &options.filter),
     };
     say::line("booting (half a minute in emulation)");
     let (status, tally) = machine.run(&job, Duration::from_secs(60 * options.minutes))?;
@@ -101,15 +105,14 @@ pub(crate) fn run(options: &Options) -> Result<Tally> {
     Ok(tally)
 }
 
-/// Builds what the tests run: all our programs for the end-to-end tests, the lab's for others.
+/// Builds what the tests run: everything for the end-to-end tests, the lab's programs for others.
 fn build_programs(packages: &[String]) -> Command {
-    let mut command = cargo(&["build", "--bins", "--locked"]);
     if packages.iter().any(|package| package == END_TO_END) {
-        command.arg("--workspace");
+        // With all targets, so that the tests built next need no other features of anything.
+        cargo(&["build", "--workspace", "--all-targets", "--locked"])
     } else {
-        command.args(["--package", "weir-lab"]);
+        cargo(&["build", "--package", "weir-lab", "--bins", "--locked"])
     }
-    command
 }
 
 /// What every job starts with.
@@ -132,7 +135,7 @@ fn shell_job(binaries: &Path) -> Job {
     }
 }
 
-fn test_script(programs: &[TestProgram], binaries: &Path, filter: &[String]) -> Result<String> {
+fn test_script(programs: &[TestProgram], binaries: &Path, filter: &[String]) -> String {
     let arguments: String = filter
         .iter()
         .map(|word| format!(" {}", quoted(word)))
@@ -140,20 +143,21 @@ fn test_script(programs: &[TestProgram], binaries: &Path, filter: &[String]) -> 
     let mut script = environment(binaries);
     script += "status=0\n";
     for program in programs {
-        let name = program.name().context("a test program has no name")?;
-        let directory = quoted(&program.directory.display().to_string());
-        let executable = quoted(&program.executable.display().to_string());
-        // Writing to a String cannot fail.
-        let _ = writeln!(
-            script,
+        let variables: String = program
+            .environment()
+            .iter()
+            .map(|(name, value)| format!("{name}={} ", quoted(&value.display().to_string())))
+            .collect();
+        script += &format!(
             "echo; echo '     Running {} on Linux '\"$(uname -r)\"\n\
-             cd {directory} && CARGO_MANIFEST_DIR={directory} \
-             {executable} --color=never --test-threads=1{arguments} || status=1",
-            name,
+             cd {} && {variables}{} --color=never --test-threads=1{arguments} || status=1\n",
+            program.title(),
+            quoted(&program.directory.display().to_string()),
+            quoted(&program.executable.display().to_string()),
         );
     }
     script += "exit $status\n";
-    Ok(script)
+    script
 }
 
 /// A word for the shell.
@@ -169,11 +173,12 @@ mod tests {
     #[test]
     fn a_script_runs_every_program_and_remembers_a_failure() {
         let programs = [TestProgram {
+            package: "weir-tests".to_owned(),
             directory: PathBuf::from("/w/tests"),
             executable: PathBuf::from("/w/target/debug/deps/story-1"),
         }];
         let filter = ["it's".to_owned(), "--nocapture".to_owned()];
-        let script = test_script(&programs, Path::new("/w/target/debug"), &filter).unwrap();
+        let script = test_script(&programs, Path::new("/w/target/debug"), &filter);
         assert!(
             script.contains(r"'/w/target/debug/deps/story-1' --color=never --test-threads=1 'it'\''s' '--nocapture' || status=1"),
             "{script}"
