@@ -1,0 +1,279 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+use crate::settings::Change;
+
+/// Where the daemon listens, unless told otherwise.
+pub(crate) const SOCKET: &str = "/run/weir/agent.sock";
+
+/// Joins this host to a Weir network: reach what the policy allows through relays with a fixed
+/// public address, or be such a relay.
+#[derive(Debug, Parser)]
+#[command(
+    name = "agent",
+    version,
+    max_term_width = 100,
+    after_help = "Examples:
+  agent up --coordinator=https://coordinator.example.com:8443 --auth-key=file:/root/weir.key
+  agent up --advertise-routes=8.8.8.8/32
+  agent status"
+)]
+pub(crate) struct Cli {
+    /// The daemon's socket
+    #[arg(long, global = true, value_name = "PATH", default_value = SOCKET)]
+    pub(crate) socket: PathBuf,
+
+    /// What to do
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Go up: join the network and take part in it
+    #[command(after_help = "\
+Without settings, it goes up with those that are saved. With settings, they must be all of those
+that are in force: one that is left out is not taken back by accident, but refused with the full
+command to run. A key in /etc/weir/agent.toml, of the same name as the flag, is always in force.
+
+Examples:
+  agent up --coordinator=https://coordinator.example.com:8443 --auth-key=file:/root/weir.key
+  agent up --advertise-routes=8.8.8.8,8.8.4.4
+  agent up --advertise-routes=10.20.0.0/24 --snat-subnet-routes=false --wait
+  agent up --exit-node=relay --exit-node-allow-lan-access")]
+    Up(UpArgs),
+
+    /// Go down: leave the host exactly as it was before `up`
+    #[command(after_help = "\
+The settings stay saved: `agent up` goes up with them again.
+
+Examples:
+  agent down")]
+    Down(DownArgs),
+
+    /// Change single settings, and leave the others as they are
+    #[command(
+        after_help = "\
+An empty value takes a setting back to none.
+
+Examples:
+  agent set --advertise-routes=8.8.8.8,8.8.4.4
+  agent set --exit-node=
+  agent set --accept-routes=false",
+        arg_required_else_help = true
+    )]
+    Set(SetArgs),
+
+    /// Show how things stand: node, coordinator, peers, routes, what was denied
+    #[command(after_help = "\
+Exits with 0 when the node is up and all is in force, with 1 when not.
+
+Examples:
+  agent status
+  agent status --json")]
+    Status(JsonArgs),
+
+    /// Show the routes this node advertises, and those of others
+    #[command(after_help = "\
+Examples:
+  agent routes
+  agent routes --json")]
+    Routes(JsonArgs),
+
+    /// Show the version of this command and of the daemon
+    #[command(after_help = "\
+Examples:
+  agent version")]
+    Version(JsonArgs),
+
+    /// Run the daemon, as the systemd unit does
+    #[command(after_help = "\
+On SIGTERM it stops and leaves the kernel as it is: traffic goes on, and the next start loses
+nothing. WEIR_LOG sets what it logs (default: info).
+
+Examples:
+  agent daemon
+  agent daemon --state-dir=/tmp/agent --socket=/tmp/agent.sock")]
+    Daemon(DaemonArgs),
+
+    /// Carry WireGuard's packets where the kernel cannot
+    #[command(hide = true)]
+    UserspaceWireguard {
+        /// The interface to make.
+        interface: String,
+    },
+}
+
+/// `up`.
+#[derive(Debug, Args)]
+pub(crate) struct UpArgs {
+    #[command(flatten)]
+    pub(crate) change: Change,
+
+    #[command(flatten)]
+    pub(crate) joining: JoinArgs,
+
+    /// Let settings that are not mentioned go back to their defaults
+    #[arg(long)]
+    pub(crate) reset: bool,
+
+    /// Wait until an admin has approved the routes, at most for --timeout where that is given
+    #[arg(long)]
+    pub(crate) wait: bool,
+}
+
+/// `set`.
+#[derive(Debug, Args)]
+pub(crate) struct SetArgs {
+    #[command(flatten)]
+    pub(crate) change: Change,
+
+    #[command(flatten)]
+    pub(crate) joining: JoinArgs,
+}
+
+/// What `up` and `set` share besides the settings.
+#[derive(Debug, Args)]
+pub(crate) struct JoinArgs {
+    /// The key that lets this machine in, made by `coordinator keys create`
+    #[arg(long, value_name = "KEY|file:PATH", hide_env_values = true)]
+    pub(crate) auth_key: Option<String>,
+
+    /// How long it may take, in seconds [default: 30]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86400))]
+    pub(crate) timeout: Option<u64>,
+
+    /// Advertise routes even where they would cut something off
+    #[arg(long)]
+    pub(crate) force: bool,
+
+    /// Print the result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `down`.
+#[derive(Debug, Args)]
+pub(crate) struct DownArgs {
+    /// How long it may take, in seconds [default: 60]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86400))]
+    pub(crate) timeout: Option<u64>,
+
+    /// Print the result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Commands that only show something.
+#[derive(Debug, Args)]
+pub(crate) struct JsonArgs {
+    /// Print it as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `daemon`.
+#[derive(Debug, Args)]
+pub(crate) struct DaemonArgs {
+    /// The settings file; it need not exist
+    #[arg(long, value_name = "PATH", default_value = "/etc/weir/agent.toml")]
+    pub(crate) config: PathBuf,
+
+    /// Where keys, settings and the last network map are kept
+    #[arg(long, value_name = "PATH", default_value = "/var/lib/weir/agent")]
+    pub(crate) state_dir: PathBuf,
+}
+
+/// Puts lists together that the shell took apart: `--advertise-routes=8.8.8.8, 8.8.4.4` is one
+/// list.
+pub(crate) fn joined_lists(arguments: impl IntoIterator<Item = String>) -> Vec<String> {
+    let mut joined: Vec<String> = Vec::new();
+    for argument in arguments {
+        match joined.last_mut() {
+            Some(last)
+                if (last.ends_with(',') || argument.starts_with(','))
+                    && !argument.starts_with('-') =>
+            {
+                last.push_str(&argument);
+            }
+            Some(_) | None => joined.push(argument),
+        }
+    }
+    joined
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        let words = line.split_whitespace().map(str::to_owned);
+        Cli::try_parse_from(joined_lists(words))
+    }
+
+    fn up(line: &str) -> UpArgs {
+        match parse(line)
+            .unwrap_or_else(|error| panic!("{error}"))
+            .command
+        {
+            Command::Up(args) => args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn routes_with_and_without_spaces() {
+        for line in [
+            "agent up --advertise-routes=8.8.8.8,8.8.4.4",
+            "agent up --advertise-routes 8.8.8.8,8.8.4.4",
+            "agent up --advertise-routes=8.8.8.8, 8.8.4.4",
+            "agent up --advertise-routes 8.8.8.8 , 8.8.4.4",
+            "agent up --advertise-routes 8.8.8.8/32 ,8.8.4.4/32 --force",
+        ] {
+            let routes = up(line).change.advertise_routes.unwrap();
+            assert_eq!(routes.to_string(), "8.8.4.4/32,8.8.8.8/32", "{line}");
+        }
+    }
+
+    #[test]
+    fn usage_errors_say_what_is_wrong() {
+        for (line, part) in [
+            ("agent up --advertise-route=8.8.8.8", "--advertise-routes"),
+            (
+                "agent up --listen-port 1 --listen-port 2",
+                "cannot be used multiple times",
+            ),
+            (
+                "agent up --advertise-routes=10.20.0.5/24",
+                "10.20.0.5/24 has host bits set; the prefix is 10.20.0.0/24",
+            ),
+            ("agent up --accept-routes=maybe", "maybe"),
+            ("agent up --coordinator=http://c.example", "in the clear"),
+            ("agent up --listen-port=0", "0"),
+            ("agent up --interface=a/b", "not an interface name"),
+            ("agent fly", "fly"),
+        ] {
+            let error = parse(line).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}");
+            assert!(error.to_string().contains(part), "{line}: {error}");
+        }
+        assert_eq!(parse("agent set").unwrap_err().exit_code(), 2);
+    }
+
+    #[test]
+    fn switches_with_and_without_a_value() {
+        let args = up("agent up --accept-routes --snat-subnet-routes=false --exit-node=");
+        assert_eq!(args.change.accept_routes, Some(true));
+        assert_eq!(args.change.snat_subnet_routes, Some(false));
+        assert_eq!(args.change.exit_node.unwrap().0, None);
+    }
+}

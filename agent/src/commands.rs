@@ -1,0 +1,273 @@
+//! What each command does: ask the daemon, show the answer.
+
+use anyhow::{Result, anyhow, bail};
+use serde::Serialize;
+use std::{
+    path::Path,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    cli::{Cli, Command, DownArgs, JoinArgs, SetArgs, UpArgs},
+    client::ask,
+    control::{
+        NodeState, Request, Response, StatusReport, UpReport, UpRequest, any_awaits_approval,
+    },
+    daemon, output,
+    secret::SecretText,
+    settings::Change,
+};
+
+/// How long the daemon may take over its own deadline: for the pass over the kernel, and for
+/// taking things back.
+const GRACE: Duration = Duration::from_secs(150);
+const SHOW_DEADLINE: Duration = Duration::from_secs(15);
+/// How often `--wait` looks.
+const WAIT_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Carries a command out.
+///
+/// # Errors
+/// What went wrong, for [`output::complain`].
+pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
+    let socket = cli.socket;
+    match cli.command {
+        Command::Up(args) => up(&socket, args),
+        Command::Set(args) => set(&socket, args),
+        Command::Down(args) => down(&socket, &args),
+        Command::Status(args) => {
+            let report = status(&socket)?;
+            show(&report, args.json, output::status)?;
+            let well = report.state == NodeState::Up && report.failures.is_empty();
+            Ok(exit(well))
+        }
+        Command::Routes(args) => {
+            let report = status(&socket)?;
+            if args.json {
+                let routes = RoutesJson {
+                    advertised: &report.advertised,
+                    available: &report.available,
+                };
+                show(&routes, true, |_| String::new())?;
+            } else {
+                output::print(&output::routes(&report));
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Version(args) => version(&socket, args.json),
+        Command::Daemon(args) => {
+            start_logging();
+            daemon::run(daemon::Options {
+                config: args.config,
+                state: args.state_dir,
+                socket,
+            })?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::UserspaceWireguard { interface } => userspace_wireguard(&interface),
+    }
+}
+
+#[derive(Serialize)]
+struct RoutesJson<'a> {
+    advertised: &'a [weir_protocol::RouteStatus],
+    available: &'a [crate::control::AvailableRoute],
+}
+
+#[derive(Serialize)]
+struct VersionJson {
+    client: &'static str,
+    daemon: Option<String>,
+}
+
+fn exit(well: bool) -> ExitCode {
+    if well {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn show<T: Serialize>(value: &T, json: bool, text: impl FnOnce(&T) -> String) -> Result<()> {
+    if json {
+        output::print(&format!("{}\n", serde_json::to_string_pretty(value)?));
+    } else {
+        output::print(&text(value));
+    }
+    Ok(())
+}
+
+/// Puts a request to `up` or `set` together. A key file is read here: it belongs to who typed the
+/// command.
+fn request(change: Change, joining: &JoinArgs, reset: bool) -> Result<UpRequest> {
+    let auth_key = joining
+        .auth_key
+        .clone()
+        .map(SecretText::new)
+        .map(|given| crate::auth_key::read_auth_key(&given))
+        .transpose()?
+        .map(|key| SecretText::new(key.reveal()));
+    Ok(UpRequest {
+        change,
+        auth_key,
+        timeout: joining.timeout,
+        reset,
+        force: joining.force,
+    })
+}
+
+fn patience(timeout: Option<u64>) -> Duration {
+    // The file may set a longer timeout than the command's default of 30 s.
+    Duration::from_secs(timeout.unwrap_or(600)) + GRACE
+}
+
+fn up(socket: &Path, args: UpArgs) -> Result<ExitCode> {
+    let started = Instant::now();
+    let joining = args.joining;
+    let request = request(args.change, &joining, args.reset)?;
+    let request = Request::Up(Box::new(request));
+    let Response::Up(report) = accepted(ask(socket, request, patience(joining.timeout))?)? else {
+        return Err(unexpected());
+    };
+    let well = report.failures.is_empty();
+    if !args.wait {
+        show(report.as_ref(), joining.json, output::up)?;
+        return Ok(exit(well));
+    }
+    if !joining.json {
+        output::print(&output::up(&report));
+    }
+    wait_for_approval(socket, *report, &joining, started)
+}
+
+fn wait_for_approval(
+    socket: &Path,
+    mut report: UpReport,
+    joining: &JoinArgs,
+    started: Instant,
+) -> Result<ExitCode> {
+    let limit = joining.timeout.map(Duration::from_secs);
+    let had_to_wait = any_awaits_approval(&report.routes);
+    if had_to_wait && !joining.json {
+        output::print("\nWaiting for approval ...\n");
+    }
+    while any_awaits_approval(&report.routes) {
+        if limit.is_some_and(|limit| started.elapsed() >= limit) {
+            bail!(
+                "the routes were not approved within {} s; the node is up, and they take effect \
+                 as soon as they are",
+                limit.unwrap_or_default().as_secs()
+            );
+        }
+        std::thread::sleep(WAIT_INTERVAL);
+        let now = status(socket)?;
+        if now.state != NodeState::Up {
+            bail!("the node went down while its routes awaited approval");
+        }
+        report.routes = now.advertised;
+        report.failures = now.failures;
+    }
+    if joining.json {
+        show(&report, true, output::up)?;
+    } else if had_to_wait {
+        output::print(&output::approved(&report.routes));
+    }
+    let rejected = report
+        .routes
+        .iter()
+        .any(|route| route.state == weir_protocol::RouteState::Rejected);
+    Ok(exit(!rejected && report.failures.is_empty()))
+}
+
+fn set(socket: &Path, args: SetArgs) -> Result<ExitCode> {
+    if args.change.is_empty() {
+        bail!("`agent set` changes the settings that it names: name one, such as --accept-routes");
+    }
+    let request = Request::Set(Box::new(request(args.change, &args.joining, false)?));
+    match accepted(ask(socket, request, patience(args.joining.timeout))?)? {
+        Response::Up(report) => {
+            show(report.as_ref(), args.joining.json, output::up)?;
+            Ok(exit(report.failures.is_empty()))
+        }
+        Response::Saved => {
+            if !args.joining.json {
+                output::print("Saved; the node is down, `agent up` goes up with it.\n");
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Response::Down(_)
+        | Response::Status(_)
+        | Response::Version { .. }
+        | Response::Refused { .. } => Err(unexpected()),
+    }
+}
+
+fn down(socket: &Path, args: &DownArgs) -> Result<ExitCode> {
+    let request = Request::Down {
+        timeout: args.timeout,
+    };
+    let Response::Down(report) = accepted(ask(socket, request, patience(args.timeout))?)? else {
+        return Err(unexpected());
+    };
+    show(&report, args.json, output::down)?;
+    Ok(exit(report.failures.is_empty()))
+}
+
+fn status(socket: &Path) -> Result<StatusReport> {
+    match accepted(ask(socket, Request::Status, SHOW_DEADLINE)?)? {
+        Response::Status(report) => Ok(*report),
+        Response::Up(_)
+        | Response::Saved
+        | Response::Down(_)
+        | Response::Version { .. }
+        | Response::Refused { .. } => Err(unexpected()),
+    }
+}
+
+fn version(socket: &Path, json: bool) -> Result<ExitCode> {
+    let answer = ask(socket, Request::Version, SHOW_DEADLINE).and_then(accepted);
+    let (daemon, problem) = match answer {
+        Ok(Response::Version { version }) => (Some(version), None),
+        Ok(_) => (None, Some(unexpected())),
+        Err(error) => (None, Some(error)),
+    };
+    let shown = VersionJson {
+        client: env!("CARGO_PKG_VERSION"),
+        daemon,
+    };
+    show(&shown, json, |shown| {
+        let daemon = shown.daemon.clone().unwrap_or_else(|| {
+            problem.map_or_else(String::new, |problem| format!("not known: {problem:#}"))
+        });
+        format!("agent   {}\ndaemon  {daemon}\n", shown.client)
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn accepted(response: Response) -> Result<Response> {
+    match response {
+        Response::Refused { message } => Err(anyhow!(message)),
+        other => Ok(other),
+    }
+}
+
+fn unexpected() -> anyhow::Error {
+    anyhow!("the daemon answered something else: restart it with `systemctl restart weir-agent`")
+}
+
+fn start_logging() {
+    use std::io::IsTerminal;
+    let filter = tracing_subscriber::EnvFilter::try_from_env("WEIR_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+}
+
+fn userspace_wireguard(interface: &str) -> Result<ExitCode> {
+    weir_kernel::userspace::run_userspace_device(&interface.parse()?)?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,297 @@
+//! What the commands and the daemon say to each other over the unix socket: one JSON object a
+//! line each way.
+//!
+//! Pure. `--json` prints these same objects, so their field names are an interface.
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+};
+use weir_kernel_plan::{Counter, WireguardBackend};
+use weir_overlay::{Generation, InterfaceName, NodeName, NodePublicKey, Tag, TrafficClass};
+use weir_protocol::{ItemFailure, RouteState, RouteStatus};
+
+use crate::{secret::SecretText, settings::Change};
+
+/// The version of this conversation.
+pub(crate) const VERSION: u32 = 1;
+/// The longest request line, in bytes.
+pub(crate) const MAX_REQUEST: usize = 1 << 20;
+/// The longest answer line, in bytes: a status with ten thousand peers takes a tenth of it.
+pub(crate) const MAX_RESPONSE: usize = 64 << 20;
+
+/// A request or an answer with its version.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Envelope<T> {
+    /// The version of the conversation.
+    pub(crate) version: u32,
+    /// The agent's version, for people.
+    pub(crate) agent: String,
+    /// The request or answer.
+    pub(crate) body: T,
+}
+
+impl<T> Envelope<T> {
+    /// Wraps a body.
+    pub(crate) fn new(body: T) -> Self {
+        Self {
+            version: VERSION,
+            agent: env!("CARGO_PKG_VERSION").to_owned(),
+            body,
+        }
+    }
+}
+
+/// Only the version of an envelope, whatever is in it.
+#[derive(Debug, Deserialize)]
+pub(crate) struct AnyEnvelope {
+    /// The version of the conversation.
+    pub(crate) version: u32,
+    /// The agent's version, for people.
+    #[serde(default)]
+    pub(crate) agent: String,
+}
+
+/// What a command asks.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Request {
+    /// Go up, or change the settings while up.
+    Up(Box<UpRequest>),
+    /// Change settings, up or down.
+    Set(Box<UpRequest>),
+    /// Go down.
+    Down {
+        /// How long it may take, in seconds.
+        timeout: Option<u64>,
+    },
+    /// Say how things stand.
+    Status,
+    /// Say which version the daemon is.
+    Version,
+}
+
+/// What `up` and `set` ask.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct UpRequest {
+    /// The settings mentioned.
+    pub(crate) change: Change,
+    /// The auth key given.
+    pub(crate) auth_key: Option<SecretText>,
+    /// How long it may take, in seconds.
+    pub(crate) timeout: Option<u64>,
+    /// Whether settings left out go back to their defaults.
+    pub(crate) reset: bool,
+    /// Whether routes that would cut something off are taken all the same.
+    pub(crate) force: bool,
+}
+
+/// What the daemon answers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Response {
+    /// It is up.
+    Up(Box<UpReport>),
+    /// Saved; it is down and stays so.
+    Saved,
+    /// It is down.
+    Down(DownReport),
+    /// How things stand.
+    Status(Box<StatusReport>),
+    /// The daemon's version.
+    Version {
+        /// Such as `0.1.0`.
+        version: String,
+    },
+    /// No: what is wrong and what to do. Nothing was changed, unless it says so.
+    Refused {
+        /// Sentences for a person, one a line.
+        message: String,
+    },
+}
+
+/// What `up` did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct UpReport {
+    /// The node's name.
+    pub(crate) name: NodeName,
+    /// Its overlay addresses.
+    pub(crate) addresses: BTreeSet<IpAddr>,
+    /// Where the coordinator is.
+    pub(crate) coordinator: String,
+    /// Whether this machine was new to the coordinator.
+    pub(crate) enrolled: bool,
+    /// The WireGuard in use.
+    pub(crate) wireguard: WireguardReport,
+    /// What was done to the host, a sentence each.
+    pub(crate) host: Vec<String>,
+    /// The routes it advertises.
+    pub(crate) routes: Vec<RouteStatus>,
+    /// What the coordinator wants to be known.
+    pub(crate) notices: Vec<String>,
+    /// What could not be done, and is tried again.
+    pub(crate) failures: Vec<ItemFailure>,
+}
+
+/// Which WireGuard carries the packets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct WireguardReport {
+    /// The kernel's, or the userspace process.
+    pub(crate) backend: WireguardBackend,
+    /// Why it is not the kernel's.
+    pub(crate) reason: Option<String>,
+    /// The interface.
+    pub(crate) interface: InterfaceName,
+    /// The UDP port.
+    pub(crate) listen_port: u16,
+    /// The node's public key.
+    pub(crate) public_key: NodePublicKey,
+}
+
+/// What `down` did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DownReport {
+    /// Whether there was nothing to do.
+    pub(crate) was_down: bool,
+    /// What was done to the host, in words.
+    pub(crate) steps: Vec<String>,
+    /// What could not be done, and is tried again.
+    pub(crate) failures: Vec<ItemFailure>,
+}
+
+/// Whether the node takes part.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum NodeState {
+    /// It does.
+    Up,
+    /// It is on its way down.
+    GoingDown,
+    /// It does not.
+    #[default]
+    Down,
+}
+
+/// How things stand.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StatusReport {
+    /// The daemon's version.
+    pub(crate) version: String,
+    /// Up or down.
+    pub(crate) state: NodeState,
+    /// The node, once it was told what it is.
+    pub(crate) node: Option<NodeReport>,
+    /// The coordinator, once there is one.
+    pub(crate) coordinator: Option<CoordinatorReport>,
+    /// The maps.
+    pub(crate) map: MapReport,
+    /// The WireGuard in use, when up.
+    pub(crate) wireguard: Option<WireguardReport>,
+    /// The other nodes that this one may talk to or hear from, by name.
+    pub(crate) peers: Vec<PeerReport>,
+    /// The routes it advertises.
+    pub(crate) advertised: Vec<RouteStatus>,
+    /// The routes of others that it uses, and those it could use.
+    pub(crate) available: Vec<AvailableRoute>,
+    /// The firewall's counters, by name.
+    pub(crate) counters: BTreeMap<String, Counter>,
+    /// What the reconciler did since the daemon started.
+    pub(crate) reconciler: weir_reconcile::Counters,
+    /// What the coordinator wants to be known.
+    pub(crate) notices: Vec<String>,
+    /// What could not be done, and is tried again.
+    pub(crate) failures: Vec<ItemFailure>,
+}
+
+/// The node itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NodeReport {
+    /// Its name.
+    pub(crate) name: NodeName,
+    /// The user who owns it.
+    pub(crate) user: Option<String>,
+    /// Its tags.
+    pub(crate) tags: BTreeSet<Tag>,
+    /// Its overlay addresses.
+    pub(crate) addresses: BTreeSet<IpAddr>,
+}
+
+/// The connection to the coordinator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CoordinatorReport {
+    /// Where it is.
+    pub(crate) url: String,
+    /// Whether its map stream is open.
+    pub(crate) connected: bool,
+    /// Why not, when it is known.
+    pub(crate) problem: Option<String>,
+}
+
+/// Which map the node holds, and which one the kernel conforms to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MapReport {
+    /// The map held.
+    pub(crate) held: Option<Generation>,
+    /// The map that the kernel conforms to.
+    pub(crate) applied: Option<Generation>,
+}
+
+/// Another node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PeerReport {
+    /// Its name.
+    pub(crate) name: NodeName,
+    /// The user who owns it.
+    pub(crate) user: Option<String>,
+    /// Its tags.
+    pub(crate) tags: BTreeSet<Tag>,
+    /// Its overlay addresses.
+    pub(crate) addresses: BTreeSet<IpAddr>,
+    /// Its WireGuard key.
+    pub(crate) public_key: NodePublicKey,
+    /// Where its packets come from or go to.
+    pub(crate) endpoint: Option<SocketAddr>,
+    /// Seconds since the last handshake; none when there was none.
+    pub(crate) handshake_age: Option<u64>,
+    /// Bytes received from it.
+    pub(crate) received_bytes: u64,
+    /// Bytes sent to it.
+    pub(crate) sent_bytes: u64,
+    /// The routes it serves that this node may use.
+    pub(crate) routes: BTreeSet<IpNet>,
+}
+
+/// A route of another node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct AvailableRoute {
+    /// The destination.
+    pub(crate) prefix: IpNet,
+    /// What kind of traffic takes it.
+    pub(crate) class: TrafficClass,
+    /// The node that serves it.
+    pub(crate) via: NodeName,
+    /// What this host does with it.
+    #[serde(rename = "use")]
+    pub(crate) usage: RouteUse,
+}
+
+/// What this host does with a route of another node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum RouteUse {
+    /// It is in the kernel's tables.
+    Installed,
+    /// It should be, and is not (yet).
+    Missing,
+    /// It is not taken: `--accept-routes=false`, or another exit node, or none.
+    NotAccepted,
+}
+
+/// Whether any of the routes still waits for an admin.
+pub(crate) fn any_awaits_approval(routes: &[RouteStatus]) -> bool {
+    routes
+        .iter()
+        .any(|route| route.state == RouteState::AwaitingApproval)
+}

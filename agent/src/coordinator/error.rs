@@ -1,0 +1,102 @@
+//! What can go wrong between agent and coordinator, in sentences for people.
+
+use std::{error::Error, time::Duration};
+use weir_protocol::{ErrorCode, Pin, ProblemDetails};
+
+/// Why the coordinator did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ClientError {
+    /// No connection came about, or it broke.
+    #[error("cannot reach the coordinator at {url}: {reason}")]
+    Unreachable {
+        /// Where it should be.
+        url: String,
+        /// What happened, and what to look at.
+        reason: String,
+    },
+    /// It did not answer in time.
+    #[error(
+        "the coordinator at {url} did not answer within {} s: is it overloaded, or does a firewall drop the packets?",
+        deadline.as_secs()
+    )]
+    Deadline {
+        /// Where it is.
+        url: String,
+        /// How long it had.
+        deadline: Duration,
+    },
+    /// Somebody else answered.
+    #[error(
+        "the coordinator at {url} is not the one that this auth key belongs to: its key is {seen}, the auth key says {wanted}; check the URL, and who answers there"
+    )]
+    WrongPin {
+        /// Where it should be.
+        url: String,
+        /// The pin of who answered.
+        seen: Pin,
+        /// The pin that was expected.
+        wanted: Pin,
+    },
+    /// The coordinator said no, in its own words.
+    #[error("{0}")]
+    Refused(ProblemDetails),
+    /// What answers there is no coordinator of ours.
+    #[error("what answers at {url} is not a Weir coordinator: {reason}")]
+    NotACoordinator {
+        /// Where.
+        url: String,
+        /// What it did.
+        reason: String,
+    },
+    /// The client itself could not be made.
+    #[error("cannot prepare TLS: {0}")]
+    Setup(String),
+}
+
+impl ClientError {
+    /// Whether the coordinator does not know this machine.
+    pub(crate) const fn is_not_enrolled(&self) -> bool {
+        matches!(self, Self::Refused(problem) if matches!(problem.code, ErrorCode::NotEnrolled))
+    }
+}
+
+/// The reason of a failed connection in words, with what to look at.
+pub(crate) fn why_unreachable(error: &reqwest::Error) -> String {
+    let mut deepest = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        deepest = cause.to_string();
+        if let Some(error) = cause.downcast_ref::<std::io::Error>()
+            && let Some(reason) = explain(error.kind())
+        {
+            return reason.to_owned();
+        }
+        source = cause.source();
+    }
+    if deepest.contains("lookup") || deepest.contains("Name or service") {
+        return format!("its name is not known ({deepest}); check the URL and the host's DNS");
+    }
+    deepest
+}
+
+fn explain(kind: std::io::ErrorKind) -> Option<&'static str> {
+    use std::io::ErrorKind as Kind;
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "the kinds are many and grow; the others speak for themselves"
+    )]
+    match kind {
+        Kind::ConnectionRefused => {
+            Some("connection refused; is it running, and is the port the right one?")
+        }
+        Kind::NetworkUnreachable | Kind::HostUnreachable => {
+            Some("there is no route to it; check this host's network (`ip route`)")
+        }
+        Kind::TimedOut => Some("no answer; does a firewall drop the packets?"),
+        Kind::ConnectionReset
+        | Kind::ConnectionAborted
+        | Kind::BrokenPipe
+        | Kind::UnexpectedEof => Some("the connection broke"),
+        _ => None,
+    }
+}

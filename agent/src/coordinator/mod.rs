@@ -1,0 +1,9 @@
+//! The agent's side of the protocol: signed requests, the pin, the map stream.
+
+mod client;
+mod error;
+mod lines;
+mod tls;
+
+pub(crate) use client::{Client, MapStream};
+pub(crate) use error::ClientError;

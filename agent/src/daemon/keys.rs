@@ -1,0 +1,80 @@
+//! The host's two keys: made once, kept in the state directory, never shown.
+
+use anyhow::{Context, Result, bail};
+use weir_overlay::{KeyError, MachinePrivateKey, NodePrivateKey};
+use weir_reconcile::StateDirectory;
+
+const MACHINE: &str = "machine.key";
+const NODE: &str = "node.key";
+
+/// Both private keys.
+#[derive(Clone, Debug)]
+pub(crate) struct Keys {
+    /// Signs requests to the coordinator.
+    pub(crate) machine: MachinePrivateKey,
+    /// WireGuard's.
+    pub(crate) node: NodePrivateKey,
+}
+
+impl Keys {
+    /// Reads the keys, and makes those that are not there.
+    ///
+    /// # Errors
+    /// The file that cannot be read or written, or is no key. Never a key itself.
+    pub(crate) fn open(directory: &StateDirectory) -> Result<Self> {
+        let machine = read_or_make(directory, MACHINE)?;
+        let node = read_or_make(directory, NODE)?;
+        Ok(Self {
+            machine: parsed(directory, MACHINE, MachinePrivateKey::parse(&machine))?,
+            node: parsed(directory, NODE, NodePrivateKey::parse(&node))?,
+        })
+    }
+}
+
+fn parsed<T>(directory: &StateDirectory, name: &str, key: Result<T, KeyError>) -> Result<T> {
+    key.with_context(|| {
+        format!(
+            "{} is damaged: put it back from a backup, or remove it and enrol this machine again",
+            directory.path_of(name).display()
+        )
+    })
+}
+
+fn read_or_make(directory: &StateDirectory, name: &str) -> Result<String> {
+    if let Some(bytes) = directory.read(name)? {
+        return String::from_utf8(bytes)
+            .or_else(|_| bail!("{} is not text", directory.path_of(name).display()));
+    }
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).context("cannot draw a random key")?;
+    // Any 32 bytes are a key of either kind; both are written in the same way.
+    let text = NodePrivateKey::from_bytes(bytes).reveal();
+    directory.write(name, text.as_bytes())?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn keys_are_made_once_and_closed_to_others() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = StateDirectory::open(root.path()).unwrap();
+        let first = Keys::open(&directory).unwrap();
+        let again = Keys::open(&directory).unwrap();
+        assert!(first.machine == again.machine && first.node == again.node);
+        let mode = std::fs::metadata(directory.path_of(NODE))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
+        std::fs::write(directory.path_of(NODE), "c2hvcnQ=").unwrap();
+        let error = format!("{:#}", Keys::open(&directory).unwrap_err());
+        assert!(
+            error.contains("node.key is damaged") && !error.contains("c2hvcnQ"),
+            "{error}"
+        );
+    }
+}

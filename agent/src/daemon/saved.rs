@@ -1,0 +1,131 @@
+//! What the daemon keeps of its settings, and what follows from them.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use weir_kernel_plan::{DEFAULT_MTU, Effects, HostFacts, NodeSettings, WireguardBackend};
+use weir_overlay::{NodePublicKey, TrafficClass};
+use weir_protocol::Pin;
+use weir_reconcile::{DirectoryError, StateDirectory};
+
+use crate::{
+    control::{NodeState, WireguardReport},
+    route_checks::advertised,
+    settings::{Change, CoordinatorUrl, OrNone, Settings},
+};
+
+const FILE: &str = "settings.json";
+
+/// The saved settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Saved {
+    /// Whether the node takes part: what a restart of the daemon goes on with.
+    pub(crate) state: NodeState,
+    /// What flags said.
+    pub(crate) explicit: Change,
+    /// Where this machine is enrolled.
+    pub(crate) enrolment: Option<Enrolment>,
+    /// What is in force, when up. A change of the file has no effect before the next `up`.
+    pub(crate) applied: Option<Applied>,
+}
+
+/// Where this machine is enrolled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Enrolment {
+    /// The coordinator.
+    pub(crate) coordinator: OrNone<CoordinatorUrl>,
+    /// Its pin.
+    pub(crate) pin: Option<Pin>,
+}
+
+/// The settings in force, and what was found out about the host when they came into force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Applied {
+    /// All settings.
+    pub(crate) settings: Settings,
+    /// The host.
+    pub(crate) host: HostChoice,
+}
+
+/// What `up` found out about the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct HostChoice {
+    /// Who carries WireGuard's packets.
+    pub(crate) backend: WireguardBackend,
+    /// Why it is not the kernel.
+    pub(crate) backend_reason: Option<String>,
+    /// Whether the host has IPv6.
+    pub(crate) ipv6: bool,
+    /// Links that would lose their IPv6 default route by forwarding.
+    pub(crate) autoconfigured_links: BTreeSet<String>,
+    /// Whether the host seems to be behind NAT.
+    pub(crate) behind_nat: bool,
+}
+
+impl Saved {
+    /// Reads what is saved; nothing is as good as the default.
+    ///
+    /// # Errors
+    /// [`DirectoryError`]: a damaged file is not guessed at.
+    pub(crate) fn open(directory: &StateDirectory) -> Result<Self, DirectoryError> {
+        Ok(directory.read_json(FILE)?.unwrap_or_default())
+    }
+
+    /// Writes it.
+    ///
+    /// # Errors
+    /// [`DirectoryError::Write`].
+    pub(crate) fn write(&self, directory: &StateDirectory) -> Result<(), DirectoryError> {
+        directory.write_json(FILE, self)
+    }
+}
+
+impl HostChoice {
+    /// What the preflight and the facts say.
+    pub(crate) fn new(effects: &Effects, facts: &HostFacts) -> Self {
+        // A public address of its own can be reached from anywhere.
+        let public = facts
+            .addresses
+            .iter()
+            .any(|address| TrafficClass::of(&(*address).into()) == TrafficClass::Relayed);
+        Self {
+            backend: effects.backend,
+            backend_reason: effects.backend_reason.clone(),
+            ipv6: effects.ipv6,
+            autoconfigured_links: facts.autoconfigured_links.clone(),
+            behind_nat: !public,
+        }
+    }
+}
+
+impl Applied {
+    /// What the planner needs to know.
+    pub(crate) fn node_settings(&self) -> NodeSettings {
+        let Self { settings, host } = self;
+        NodeSettings {
+            interface: settings.interface.0.clone(),
+            backend: host.backend,
+            mtu: DEFAULT_MTU,
+            listen_port: settings.listen_port,
+            accept_routes: settings.accept_routes,
+            exit_node: settings.exit_node.0.clone(),
+            exit_node_allow_lan_access: settings.exit_node_allow_lan_access,
+            snat_subnet_routes: settings.snat_subnet_routes,
+            egress: settings.egress_ip.0.clone(),
+            advertised: advertised(settings, host.ipv6),
+            ipv6: host.ipv6,
+            autoconfigured_links: host.autoconfigured_links.clone(),
+            keepalive: host.behind_nat && settings.endpoint.0.is_none(),
+        }
+    }
+
+    /// The WireGuard in use, for people.
+    pub(crate) fn wireguard(&self, public_key: NodePublicKey) -> WireguardReport {
+        WireguardReport {
+            backend: self.host.backend,
+            reason: self.host.backend_reason.clone(),
+            interface: self.settings.interface.0.clone(),
+            listen_port: self.settings.listen_port,
+            public_key,
+        }
+    }
+}

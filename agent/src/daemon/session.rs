@@ -1,0 +1,232 @@
+//! The task that talks to the coordinator: holds the map stream open, reports what came of it.
+
+use anyhow::Result;
+use std::{sync::Arc, time::Duration};
+use tokio::task::JoinHandle;
+use tracing::{debug, info, warn};
+use weir_overlay::Generation;
+use weir_protocol::{ItemFailure, ReportRequest, UpdateRequest};
+use weir_reconcile::{Backoff, Status};
+
+use super::{
+    agent::{Agent, FullMapNeeded},
+    host::{Host, host_info},
+    saved::Saved,
+};
+use crate::coordinator::{Client, ClientError, MapStream};
+
+const FIRST_RETRY: Duration = Duration::from_millis(200);
+const LAST_RETRY: Duration = Duration::from_secs(30);
+/// How long a single request may take.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(15);
+
+/// The running task; ends when dropped.
+#[derive(Debug)]
+pub(crate) struct Session {
+    task: JoinHandle<()>,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Session {
+    /// Starts with a stream that is open already.
+    pub(crate) fn start<H: Host>(agent: &Arc<Agent<H>>, client: Client, stream: MapStream) -> Self {
+        Self::spawn(agent, client, Some(stream))
+    }
+
+    /// Starts from what is saved; `None` when this machine is not enrolled anywhere.
+    ///
+    /// # Errors
+    /// A client that cannot be made.
+    pub(crate) fn resume<H: Host>(agent: &Arc<Agent<H>>, saved: &Saved) -> Result<Option<Self>> {
+        let Some(enrolment) = &saved.enrolment else {
+            return Ok(None);
+        };
+        let Some(url) = enrolment.coordinator.0.clone() else {
+            return Ok(None);
+        };
+        let client = Client::new(url, enrolment.pin, agent.keys.machine.clone())?;
+        Ok(Some(Self::spawn(agent, client, None)))
+    }
+
+    fn spawn<H: Host>(agent: &Arc<Agent<H>>, client: Client, stream: Option<MapStream>) -> Self {
+        let agent = Arc::clone(agent);
+        Self {
+            task: tokio::spawn(async move {
+                tokio::join!(
+                    follow_maps(&agent, &client, stream),
+                    send_reports(&agent, &client)
+                );
+            }),
+        }
+    }
+}
+
+/// Follows the map stream, and opens it again whenever it ends.
+async fn follow_maps<H: Host>(agent: &Agent<H>, client: &Client, first: Option<MapStream>) {
+    let mut stream = first;
+    let mut backoff = Backoff::new(FIRST_RETRY, LAST_RETRY);
+    let mut whole = false;
+    loop {
+        let opened = match stream.take() {
+            Some(stream) => Ok(stream),
+            None => open(agent, client, whole).await,
+        };
+        let error = match opened {
+            Ok(stream) => {
+                connected(agent);
+                match follow(agent, stream, &mut backoff).await {
+                    Ended::Broken(error) => {
+                        whole = false;
+                        error
+                    }
+                    Ended::FullMapNeeded => {
+                        info!("asking for a full network map");
+                        whole = true;
+                        tokio::time::sleep(backoff.next_wait()).await;
+                        continue;
+                    }
+                }
+            }
+            Err(error) => error,
+        };
+        disconnected(agent, &error);
+        tokio::time::sleep(backoff.next_wait()).await;
+    }
+}
+
+async fn open<H: Host>(
+    agent: &Agent<H>,
+    client: &Client,
+    whole: bool,
+) -> Result<MapStream, ClientError> {
+    let (applied, held) = {
+        let state = agent.state();
+        let held = state.ledger.map().map(|map| map.generation);
+        (state.saved.applied.clone(), held)
+    };
+    if let Some(applied) = applied {
+        let settings = &applied.settings;
+        match agent
+            .host
+            .facts(&settings.interface.0, settings.listen_port)
+            .await
+        {
+            Ok(facts) => {
+                let host = host_info(settings, applied.host.ipv6, facts.addresses);
+                client
+                    .update(&UpdateRequest { host }, REQUEST_DEADLINE)
+                    .await?;
+            }
+            Err(error) => warn!(%error, "the coordinator is not told of the host's addresses"),
+        }
+    }
+    client.map(held.filter(|_| !whole), REQUEST_DEADLINE).await
+}
+
+enum Ended {
+    Broken(ClientError),
+    FullMapNeeded,
+}
+
+async fn follow<H: Host>(agent: &Agent<H>, mut stream: MapStream, backoff: &mut Backoff) -> Ended {
+    loop {
+        match stream.next_message().await {
+            Ok(message) => match agent.take_message(message) {
+                Ok(()) => backoff.reset(),
+                Err(FullMapNeeded) => return Ended::FullMapNeeded,
+            },
+            Err(error) => return Ended::Broken(error),
+        }
+    }
+}
+
+fn connected<H: Host>(agent: &Agent<H>) {
+    agent.connection.send_modify(|connection| {
+        if !connection.open {
+            info!("connected to the coordinator");
+        }
+        connection.open = true;
+        connection.opened += 1;
+        connection.problem = None;
+    });
+}
+
+fn disconnected<H: Host>(agent: &Agent<H>, error: &ClientError) {
+    let problem = if error.is_not_enrolled() {
+        format!("{error}; enrol this machine again with `agent up --auth-key KEY`")
+    } else {
+        error.to_string()
+    };
+    agent.connection.send_modify(|connection| {
+        if connection.problem.as_ref() != Some(&problem) {
+            warn!(
+                problem,
+                "not connected to the coordinator; the last network map stays in force"
+            );
+        }
+        connection.open = false;
+        connection.problem = Some(problem);
+    });
+}
+
+/// What was reported last, to report only news.
+#[derive(Clone, PartialEq, Eq)]
+struct Reported {
+    stream: u64,
+    generation: Option<Generation>,
+    failures: Vec<ItemFailure>,
+}
+
+/// Tells the coordinator what is in force, once for each change and each new connection.
+async fn send_reports<H: Host>(agent: &Agent<H>, client: &Client) {
+    let mut status = agent.reconciler.status();
+    let mut connection = agent.connection.subscribe();
+    let mut last: Option<Reported> = None;
+    let mut backoff = Backoff::new(FIRST_RETRY, LAST_RETRY);
+    loop {
+        let (open, stream) = {
+            let connection = connection.borrow_and_update();
+            (connection.open, connection.opened)
+        };
+        let news = reported(&status.borrow_and_update(), stream);
+        let mut retry = None;
+        if open && let Some(news) = news.filter(|news| last.as_ref() != Some(news)) {
+            let request = ReportRequest {
+                generation: news.generation.unwrap_or_default(),
+                failures: news.failures.clone(),
+            };
+            match client.report(&request, REQUEST_DEADLINE).await {
+                Ok(()) => {
+                    backoff.reset();
+                    last = Some(news);
+                }
+                Err(error) => {
+                    debug!(%error, "the report was not taken");
+                    retry = Some(backoff.next_wait());
+                }
+            }
+        }
+        let ended = tokio::select! {
+            changed = status.changed() => changed.is_err(),
+            changed = connection.changed() => changed.is_err(),
+            () = tokio::time::sleep(retry.unwrap_or_default()), if retry.is_some() => false,
+        };
+        if ended {
+            return;
+        }
+    }
+}
+
+/// What there is to report: nothing before the first pass.
+fn reported(status: &Status, stream: u64) -> Option<Reported> {
+    (status.applied.is_some() || !status.failures.is_empty()).then(|| Reported {
+        stream,
+        generation: status.applied,
+        failures: status.failures.clone(),
+    })
+}

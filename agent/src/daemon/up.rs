@@ -1,0 +1,447 @@
+//! `up` and `set`: everything is checked before anything is changed.
+
+use anyhow::{Context, Result, anyhow, bail};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
+use tokio::{net::lookup_host, time::Instant};
+use tracing::{info, warn};
+use weir_kernel_plan::{
+    Effects, HostFacts, PortFact, PreflightRequest, Refusal, WireguardChoice as PlanChoice,
+    preflight,
+};
+use weir_protocol::{
+    AuthKey, NetworkMap, RegisterRequest, RegisterResponse, StreamMessage, UpdateRequest,
+};
+use weir_reconcile::Goal;
+
+use super::{
+    agent::Agent,
+    host::{Host, host_info},
+    saved::{Applied, Enrolment, HostChoice, Saved},
+    session::Session,
+};
+use crate::{
+    auth_key::read_auth_key,
+    control::{NodeState, Response, UpReport, UpRequest},
+    coordinator::{Client, MapStream},
+    route_checks,
+    settings::{
+        CoordinatorUrl, FileSettings, OrNone, SettingCommand, Settings, WireguardChoice,
+        explicit_after, parse_file,
+    },
+};
+
+/// How long `up` may take when nobody says.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the first pass over the kernel may take before `up` answers without its end.
+const PASS_DEADLINE: Duration = Duration::from_secs(60);
+const RESOLVE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// What is to come into force, checked as far as this host goes.
+struct Checked {
+    settings: Settings,
+    facts: HostFacts,
+    effects: Effects,
+    url: CoordinatorUrl,
+    auth_key: Option<AuthKey>,
+    /// Whether the key was named in the command, and not only in the file.
+    key_is_given: bool,
+}
+
+impl<H: Host> Agent<H> {
+    /// Carries out `up` or `set`. An error changed nothing on the host, unless it says so.
+    ///
+    /// # Errors
+    /// A sentence for each thing that is wrong, and what to do.
+    pub(crate) async fn change(
+        self: &Arc<Self>,
+        command: SettingCommand,
+        request: UpRequest,
+    ) -> Result<Response> {
+        let _only_one = self.one_command.lock().await;
+        let file = self.read_config()?;
+        let saved = self.state().saved.clone();
+        let below = Settings::default().with(&file.change);
+        let explicit = explicit_after(command, &saved.explicit, &request.change, &below).map_err(
+            |left_out| {
+                anyhow!(
+                    "this would take back settings that are in force ({}). Nothing was changed. \
+                     To keep them, run:\n\n    {}\n\nTo let them go back to their defaults, add \
+                     --reset; to change single settings, use `agent set`.",
+                    left_out
+                        .names
+                        .iter()
+                        .map(|name| format!("--{name}"))
+                        .collect::<Vec<_>>()
+                        .join(", "),
+                    left_out.command
+                )
+            },
+        )?;
+        let settings = below.with(&explicit);
+        let refused = route_checks::never_routable(&settings);
+        if !refused.is_empty() {
+            bail!("{}", refused.join("\n"));
+        }
+        let next = Saved {
+            explicit,
+            ..saved.clone()
+        };
+        if command == SettingCommand::Set && saved.state != NodeState::Up {
+            next.write(&self.directory)?;
+            self.state().saved = next;
+            return Ok(Response::Saved);
+        }
+        let deadline = Instant::now()
+            + request
+                .timeout
+                .map(Duration::from_secs)
+                .or(file.timeout)
+                .unwrap_or(DEFAULT_TIMEOUT);
+        let checked = self.check(settings, &saved, &request, &file).await?;
+        let result = self
+            .join_and_apply(checked, next, &saved, request.force, deadline)
+            .await;
+        // Whatever became of it: a node that is up talks to its coordinator.
+        self.resume_session();
+        result.map(|report| Response::Up(Box::new(report)))
+    }
+
+    fn read_config(&self) -> Result<FileSettings> {
+        let path = self.config.display();
+        let text = match std::fs::read_to_string(&self.config) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(error).with_context(|| format!("cannot read {path}")),
+        };
+        parse_file(&text).map_err(|error| anyhow!("{path}: {error}"))
+    }
+
+    /// All that can be checked without the coordinator.
+    async fn check(
+        &self,
+        settings: Settings,
+        saved: &Saved,
+        request: &UpRequest,
+        file: &FileSettings,
+    ) -> Result<Checked> {
+        let url = settings.coordinator.0.clone().context(
+            "no coordinator is configured: pass --coordinator https://HOST:8443, or set \
+             `coordinator` in /etc/weir/agent.toml",
+        )?;
+        let key_is_given = request.auth_key.is_some();
+        let auth_key = request
+            .auth_key
+            .as_ref()
+            .or(file.auth_key.as_ref())
+            .map(read_auth_key)
+            .transpose()?;
+        if settings.exit_node_allow_lan_access && settings.exit_node.0.is_none() {
+            bail!("--exit-node-allow-lan-access has no meaning without --exit-node: add it");
+        }
+        if settings.exit_node.0.is_some() && settings.advertise_exit_node {
+            bail!(
+                "a node cannot use an exit node and be one: leave out one of --exit-node and --advertise-exit-node"
+            );
+        }
+        let before = saved
+            .applied
+            .as_ref()
+            .filter(|_| saved.state != NodeState::Down);
+        if before.is_some_and(|before| before.settings.interface != settings.interface) {
+            bail!("the interface cannot change while the node is up: run `agent down` first");
+        }
+        let facts = self
+            .host
+            .facts(&settings.interface.0, settings.listen_port)
+            .await
+            .context("cannot look at this host")?;
+        let effects = preflight(
+            &preflight_request(&settings, &facts, before, request.force),
+            &facts,
+        )?;
+        if before.is_some() && facts.port == PortFact::Taken {
+            bail!("{}", Refusal::PortTaken(settings.listen_port));
+        }
+        if !request.force && !settings.advertise_routes.0.is_empty() {
+            let coordinator = resolve(&url).await;
+            let refused = route_checks::cut_off_coordinator(&settings, &coordinator);
+            if !refused.is_empty() {
+                bail!("{}", refused.join("\n"));
+            }
+        }
+        Ok(Checked {
+            settings,
+            facts,
+            effects,
+            url,
+            auth_key,
+            key_is_given,
+        })
+    }
+
+    /// Joins, learns the map, and only then changes files and kernel.
+    async fn join_and_apply(
+        self: &Arc<Self>,
+        checked: Checked,
+        mut next: Saved,
+        saved: &Saved,
+        force: bool,
+        deadline: Instant,
+    ) -> Result<UpReport> {
+        let (client, enrolment) = self.client(&checked, saved)?;
+        let registered = self.register(&client, &checked, saved, deadline).await?;
+        // Only one stream a machine: the old one makes room.
+        self.state().session = None;
+        let (map, stream) = self.first_map(&client, deadline).await?;
+        if let Err(error) = check_map(&checked.settings, &map, force) {
+            self.take_back_routes(&client, &checked, saved).await;
+            return Err(error);
+        }
+
+        let is_first = saved.state != NodeState::Up;
+        let applied = Applied {
+            host: HostChoice::new(&checked.effects, &checked.facts),
+            settings: checked.settings,
+        };
+        let other_network = saved.enrolment.as_ref() != Some(&enrolment) || registered.enrolled;
+        next.state = NodeState::Up;
+        next.enrolment = Some(enrolment);
+        next.applied = Some(applied.clone());
+        self.save(next, map.clone(), other_network)?;
+
+        let (_, goal) = self
+            .pursue()
+            .context("the map that was just saved is gone")?;
+        let pass = self.reconciler.passed(goal, PASS_DEADLINE).await;
+        let failures = pass.map(|status| status.failures).unwrap_or_default();
+        if is_first && !failures.is_empty() {
+            return Err(self.take_back(saved, &applied, &failures).await);
+        }
+        self.state().session = Some(Session::start(self, client, stream));
+        info!(name = %registered.name, "up");
+        Ok(UpReport {
+            name: map.node.name,
+            addresses: map.node.addresses,
+            coordinator: checked.url.to_string(),
+            enrolled: registered.enrolled,
+            wireguard: applied.wireguard(self.keys.node.public()),
+            host: checked.effects.notes,
+            routes: map.node.routes,
+            notices: map.notices,
+            failures,
+        })
+    }
+
+    /// The client for a coordinator: its pin comes with an auth key, and is kept from then on.
+    fn client(&self, checked: &Checked, saved: &Saved) -> Result<(Client, Enrolment)> {
+        let url = &checked.url;
+        let known = saved
+            .enrolment
+            .as_ref()
+            .filter(|enrolment| enrolment.coordinator.0.as_ref() == Some(url));
+        let from_key = checked.auth_key.as_ref().map(AuthKey::pin);
+        let pin = if checked.key_is_given {
+            from_key
+        } else {
+            known.and_then(|known| known.pin).or(from_key)
+        };
+        if pin.is_none() && known.is_none() {
+            bail!(
+                "this machine is not enrolled at {url}: pass --auth-key KEY; `coordinator keys \
+                 create`, on the coordinator's host, makes one"
+            );
+        }
+        let client = Client::new(url.clone(), pin, self.keys.machine.clone())?;
+        let enrolment = Enrolment {
+            coordinator: OrNone(Some(url.clone())),
+            pin,
+        };
+        Ok((client, enrolment))
+    }
+
+    async fn register(
+        &self,
+        client: &Client,
+        checked: &Checked,
+        saved: &Saved,
+        deadline: Instant,
+    ) -> Result<RegisterResponse> {
+        let host = host_info(
+            &checked.settings,
+            checked.effects.ipv6,
+            checked.facts.addresses.clone(),
+        );
+        let request = |key: Option<&AuthKey>| RegisterRequest {
+            auth_key: key.map(AuthKey::reveal),
+            node_key: self.keys.node.public(),
+            tags: checked.settings.advertise_tags.0.clone(),
+            host: host.clone(),
+        };
+        let enrolled_here = saved
+            .enrolment
+            .as_ref()
+            .is_some_and(|known| known.coordinator.0.as_ref() == Some(&checked.url));
+        let key = checked.auth_key.as_ref();
+        // A key in the file was for the first time; one in the command is meant.
+        let first_key = key.filter(|_| checked.key_is_given || !enrolled_here);
+        match client.register(&request(first_key), left(deadline)).await {
+            Err(error) if error.is_not_enrolled() && first_key.is_none() && key.is_some() => {
+                Ok(client.register(&request(key), left(deadline)).await?)
+            }
+            result => Ok(result?),
+        }
+    }
+
+    async fn first_map(
+        &self,
+        client: &Client,
+        deadline: Instant,
+    ) -> Result<(NetworkMap, MapStream)> {
+        let mut stream = client.map(None, left(deadline)).await?;
+        let wait = async {
+            loop {
+                match stream.next_message().await? {
+                    StreamMessage::Full { map } => return Ok(*map),
+                    StreamMessage::Delta { .. } | StreamMessage::Heartbeat { .. } => {}
+                }
+            }
+        };
+        let map = tokio::time::timeout_at(deadline, wait).await.unwrap_or_else(|_| {
+            Err(anyhow!(
+                "the coordinator sent no network map in time: try again, or give it longer with \
+                 --timeout"
+            ))
+        })?;
+        Ok((map, stream))
+    }
+
+    /// Settings and map on disk; from here on, a restart goes on with them.
+    fn save(&self, next: Saved, map: NetworkMap, other_network: bool) -> Result<()> {
+        let mut state = self.state();
+        // An error of either leaves the other as it was: a newer map alone does no harm.
+        if other_network {
+            state.ledger.forget()?;
+        }
+        state
+            .ledger
+            .commit(map)
+            .context("the network map cannot be taken")?;
+        state.ledger_problem = None;
+        next.write(&self.directory)?;
+        state.saved = next;
+        Ok(())
+    }
+
+    /// A node that did not come up for the first time leaves nothing behind.
+    async fn take_back(
+        &self,
+        saved: &Saved,
+        applied: &Applied,
+        failures: &[weir_protocol::ItemFailure],
+    ) -> anyhow::Error {
+        let goal = self
+            .reconciler
+            .pursue(Goal::Down(applied.settings.interface.0.clone()));
+        let down = self.reconciler.passed(goal, PASS_DEADLINE).await;
+        let clean = down.is_some_and(|status| status.failures.is_empty());
+        let mut back = saved.clone();
+        {
+            let mut state = self.state();
+            state.going_down = (!clean).then_some(goal);
+            back.enrolment.clone_from(&state.saved.enrolment);
+            back.state = if clean {
+                NodeState::Down
+            } else {
+                back.applied = Some(applied.clone());
+                NodeState::GoingDown
+            };
+            if let Err(error) = back.write(&self.directory) {
+                warn!("the settings cannot be put back on disk: {error}");
+            }
+            state.saved = back;
+        }
+        let what: Vec<_> = failures
+            .iter()
+            .map(|failure| format!("cannot {}: {}", failure.item, failure.reason))
+            .collect();
+        anyhow!(
+            "{}\n{}",
+            what.join("\n"),
+            if clean {
+                "The host is as it was before."
+            } else {
+                "Not everything could be taken back; `agent down` tries again, `agent status` \
+                 shows what is left."
+            }
+        )
+    }
+
+    /// The coordinator forgets routes that were refused after it had heard of them.
+    async fn take_back_routes(&self, client: &Client, checked: &Checked, saved: &Saved) {
+        let before = saved.applied.as_ref().map_or_else(
+            || Settings {
+                advertise_routes: crate::settings::Prefixes::default(),
+                advertise_exit_node: false,
+                ..checked.settings.clone()
+            },
+            |applied| applied.settings.clone(),
+        );
+        let host = host_info(
+            &before,
+            checked.effects.ipv6,
+            checked.facts.addresses.clone(),
+        );
+        if let Err(error) = client
+            .update(&UpdateRequest { host }, Duration::from_secs(5))
+            .await
+        {
+            warn!(%error, "the coordinator still knows routes that were refused here");
+        }
+    }
+}
+
+fn preflight_request(
+    settings: &Settings,
+    facts: &HostFacts,
+    before: Option<&Applied>,
+    force: bool,
+) -> PreflightRequest {
+    PreflightRequest {
+        interface: settings.interface.0.clone(),
+        listen_port: settings.listen_port,
+        wireguard: match settings.wireguard {
+            WireguardChoice::Auto => PlanChoice::Auto,
+            WireguardChoice::Kernel => PlanChoice::Kernel,
+            WireguardChoice::Userspace => PlanChoice::Userspace,
+        },
+        advertised: route_checks::advertised(settings, facts.ipv6),
+        egress: settings.egress_ip.0.clone(),
+        already_up: before.is_some(),
+        force,
+    }
+}
+
+/// What the map says against the settings.
+fn check_map(settings: &Settings, map: &NetworkMap, force: bool) -> Result<()> {
+    if let Some(refusal) = route_checks::unknown_exit(settings, map) {
+        bail!("{refusal}");
+    }
+    let refused = route_checks::cut_off_peers(settings, map);
+    if !force && !refused.is_empty() {
+        bail!("{}", refused.join("\n"));
+    }
+    Ok(())
+}
+
+fn left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now())
+}
+
+/// The coordinator's addresses; none when its name is not known, which registering will say.
+async fn resolve(url: &CoordinatorUrl) -> BTreeSet<IpAddr> {
+    let found = tokio::time::timeout(RESOLVE_DEADLINE, lookup_host((url.host(), url.port()))).await;
+    match found {
+        Ok(Ok(addresses)) => addresses.map(|address| address.ip()).collect(),
+        Ok(Err(_)) | Err(_) => BTreeSet::new(),
+    }
+}

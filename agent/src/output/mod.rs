@@ -1,0 +1,109 @@
+//! What people read: texts made of the daemon's answers.
+//!
+//! Pure, but for [`print`] and [`complain`], the only places that write to the terminal.
+
+mod routes;
+mod status;
+mod up;
+
+pub(crate) use routes::routes;
+pub(crate) use status::status;
+pub(crate) use up::{approved, down, up};
+
+use std::io::Write;
+
+/// Writes a text to standard output. A reader that is gone is none of our business.
+pub(crate) fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
+}
+
+/// Writes an error to standard error, with its causes in the same sentence.
+pub(crate) fn complain(error: &anyhow::Error) {
+    let mut err = std::io::stderr().lock();
+    drop(writeln!(err, "agent: {error:#}"));
+}
+
+/// A table: columns as wide as they must be, two spaces between them, none at the end.
+fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count())
+            .max()
+            .unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::from("  ");
+        for (cell, width) in row.iter().zip(&widths) {
+            line.push_str(&format!("{cell:width$}  "));
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+fn list<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
+    items
+        .into_iter()
+        .map(|item| item.to_string())
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// Bytes for people: `999 B`, `1.2 kB`, `34 MB`.
+fn bytes(count: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
+    let mut tenths = u128::from(count) * 10;
+    let mut unit = 0;
+    while tenths >= 10_000 && unit + 1 < UNITS.len() {
+        tenths /= 1000;
+        unit += 1;
+    }
+    if unit == 0 || tenths >= 100 {
+        format!("{} {}", tenths / 10, UNITS[unit])
+    } else {
+        format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
+    }
+}
+
+/// Seconds for people: `5 s`, `3 min`, `2 h`, `4 days`.
+fn age(seconds: u64) -> String {
+    match seconds {
+        0..=119 => format!("{seconds} s"),
+        120..=7199 => format!("{} min", seconds / 60),
+        7200..=172_799 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_for_people() {
+        for (count, text) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "1.0 kB"),
+            (1234, "1.2 kB"),
+            (34_567_890, "34 MB"),
+            (u64::MAX, "18446744 TB"),
+        ] {
+            assert_eq!(bytes(count), text);
+        }
+        for (seconds, text) in [
+            (5, "5 s"),
+            (180, "3 min"),
+            (7200, "2 h"),
+            (400_000, "4 days"),
+        ] {
+            assert_eq!(age(seconds), text);
+        }
+    }
+}
