@@ -46,13 +46,19 @@ pub(crate) async fn list(
         message.header.family = family;
         message.header.index = index.unwrap_or_default();
         let answers = netlink
-            .dump("list the addresses", RouteNetlinkMessage::GetAddress(message))
+            .dump(
+                "list the addresses",
+                RouteNetlinkMessage::GetAddress(message),
+            )
             .await;
         let answers = match answers {
             Ok(answers) => answers,
             // The link went away, or this kernel has no such family.
             Err(error)
-                if matches!(error.errno, Some(libc::ENODEV | libc::EAFNOSUPPORT | libc::EOPNOTSUPP)) =>
+                if matches!(
+                    error.errno,
+                    Some(libc::ENODEV | libc::EAFNOSUPPORT | libc::EOPNOTSUPP)
+                ) =>
             {
                 continue;
             }

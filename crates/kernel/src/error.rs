@@ -16,15 +16,14 @@ pub(crate) fn failed(operation: impl Into<String>, reason: impl Into<String>) ->
 /// The error that the kernel answered with.
 pub(crate) fn kernel_said(operation: impl Into<String>, errno: i32) -> KernelError {
     let errno = errno.abs();
-    let known = Errno::from_raw(errno);
-    let advice = match known {
-        Errno::EPERM | Errno::EACCES => "; run as root, or give the service CAP_NET_ADMIN",
-        Errno::ENODEV => "; the interface is not there",
+    let advice = match errno {
+        libc::EPERM | libc::EACCES => "; run as root, or give the service CAP_NET_ADMIN",
+        libc::ENODEV => "; the interface is not there",
         _ => "",
     };
     KernelError {
         operation: operation.into(),
-        reason: format!("{} (errno {errno}){advice}", known.desc()),
+        reason: format!("{} (errno {errno}){advice}", Errno::from_raw(errno).desc()),
         errno: Some(errno),
     }
 }

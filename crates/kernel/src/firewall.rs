@@ -116,7 +116,15 @@ fn in_memory(text: &str) -> std::io::Result<File> {
 /// Removes our table; one that is not there is removed already.
 pub(crate) async fn delete(nft: &Path) -> Result<(), KernelError> {
     let arguments = ["delete", "table", "inet", NFT_TABLE];
-    match run(nft, "remove the firewall table", &arguments, Stdio::null(), SECONDS).await {
+    match run(
+        nft,
+        "remove the firewall table",
+        &arguments,
+        Stdio::null(),
+        SECONDS,
+    )
+    .await
+    {
         Err(error) if is_missing_table(&error) => Ok(()),
         other => other.map(|_| ()),
     }
@@ -159,8 +167,14 @@ mod tests {
             .unwrap();
         let nft = Path::new("/nonexistent/nft");
         let error = runtime.block_on(version(nft)).unwrap_err();
-        assert!(error.to_string().contains("apt install nftables"), "{error}");
+        assert!(
+            error.to_string().contains("apt install nftables"),
+            "{error}"
+        );
         let error = runtime.block_on(listing(nft)).unwrap_err();
-        assert!(error.to_string().contains("apt install nftables"), "{error}");
+        assert!(
+            error.to_string().contains("apt install nftables"),
+            "{error}"
+        );
     }
 }

@@ -10,7 +10,9 @@ use weir_overlay::InterfaceName;
 
 use crate::{
     addresses::{self, LinkAddress},
-    firewall, links, linux::LinuxKernel, routes, sysctl,
+    firewall, links,
+    linux::LinuxKernel,
+    routes, sysctl,
     userspace::udp,
 };
 
@@ -114,11 +116,12 @@ fn ipv6_enabled() -> bool {
 
 /// Whether the port can be had in both families, as WireGuard takes it.
 fn port_is_free(port: u16, ipv6: bool) -> bool {
-    let taken = |bound: std::io::Result<_>| {
-        bound.is_err_and(|error| error.raw_os_error() == Some(libc::EADDRINUSE))
+    let free = |address| {
+        udp::bind(address, port, 0)
+            .err()
+            .is_none_or(|error| error.raw_os_error() != Some(libc::EADDRINUSE))
     };
-    !taken(udp::bind(Ipv4Addr::UNSPECIFIED.into(), port, 0))
-        && !(ipv6 && taken(udp::bind(Ipv6Addr::UNSPECIFIED.into(), port, 0)))
+    free(Ipv4Addr::UNSPECIFIED.into()) && (!ipv6 || free(Ipv6Addr::UNSPECIFIED.into()))
 }
 
 fn unwritable_sysctls(ipv6: bool) -> Result<BTreeMap<String, String>, KernelError> {

@@ -153,11 +153,7 @@ pub(crate) async fn create_wireguard(
 pub(crate) async fn delete(netlink: &Netlink, index: u32) -> Result<(), KernelError> {
     let message = LinkUnspec::new_with_index(index).build();
     let removed = netlink
-        .change(
-            "remove the link",
-            RouteNetlinkMessage::DelLink(message),
-            0,
-        )
+        .change("remove the link", RouteNetlinkMessage::DelLink(message), 0)
         .await;
     accept(removed, &[libc::ENODEV])
 }

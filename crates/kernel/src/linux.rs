@@ -177,9 +177,7 @@ impl Kernel for LinuxKernel {
             Step::LoadFirewall { ruleset } => firewall::load(&self.options.nft, ruleset).await,
             Step::DeleteFirewall => firewall::delete(&self.options.nft).await,
             Step::ForgetConnections { mark, mask } => conntrack::forget(*mark, *mask).await,
-            Step::CreateLink { backend, mtu } => {
-                self.create_link(interface, *backend, *mtu).await
-            }
+            Step::CreateLink { backend, mtu } => self.create_link(interface, *backend, *mtu).await,
             Step::DeleteLink => self.delete_link(interface).await,
             Step::SetMtu(mtu) => links::set_mtu(netlink, interface, *mtu).await,
             Step::SetLinkUp => links::set_up(netlink, interface).await,

@@ -7,9 +7,7 @@
 use futures_util::StreamExt;
 use rtnetlink::{
     Handle,
-    packet_core::{
-        NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
-    },
+    packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload},
     packet_route::RouteNetlinkMessage,
 };
 use std::time::{Duration, SystemTime};
@@ -46,7 +44,10 @@ impl Session {
     fn open() -> std::io::Result<Self> {
         // Strict checking makes the kernel filter dumps by what the request says, so that a router
         // with a full table does not have to send it.
-        let (connection, handle, _messages) = rtnetlink::new_connection_with_strict_check()?;
+        let (mut connection, handle, _messages) = rtnetlink::new_connection_with_strict_check()?;
+        // Left to itself it keeps the ends of answers, and with them a failed dump's error number.
+        connection.set_forward_done(true);
+        connection.set_forward_ack(true);
         Ok(Self {
             handle,
             task: tokio::spawn(connection),
@@ -111,8 +112,9 @@ impl Netlink {
         for attempt in 1..=ATTEMPTS {
             let open = match session.as_mut() {
                 Some(open) => open,
-                None => session
-                    .insert(Session::open().map_err(|error| io_failed(operation, &error))?),
+                None => {
+                    session.insert(Session::open().map_err(|error| io_failed(operation, &error))?)
+                }
             };
             let asked = ask(&mut open.handle, message.clone(), flags);
             match time::timeout(deadline, asked).await {
@@ -169,7 +171,7 @@ async fn ask(
                 None => complete = true,
             },
             NetlinkPayload::Overrun(_) => return Err(Failure::Interrupted),
-            _ => {}
+            NetlinkPayload::Noop | _ => {}
         }
     }
     match (complete, interrupted) {

@@ -26,10 +26,7 @@ fn protocol() -> RouteProtocol {
 }
 
 /// Our routes through the link with that index, in every table.
-pub(crate) async fn observe(
-    netlink: &Netlink,
-    index: u32,
-) -> Result<BTreeSet<Route>, KernelError> {
+pub(crate) async fn observe(netlink: &Netlink, index: u32) -> Result<BTreeSet<Route>, KernelError> {
     let mut routes = BTreeSet::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut filter = RouteMessage::default();
@@ -39,7 +36,10 @@ pub(crate) async fn observe(
         let answers = match dump(netlink, filter).await {
             Ok(answers) => answers,
             Err(error)
-                if matches!(error.errno, Some(libc::ENODEV | libc::EAFNOSUPPORT | libc::EOPNOTSUPP)) =>
+                if matches!(
+                    error.errno,
+                    Some(libc::ENODEV | libc::EAFNOSUPPORT | libc::EOPNOTSUPP)
+                ) =>
             {
                 continue;
             }

@@ -33,7 +33,10 @@ pub(crate) async fn observe(netlink: &Netlink) -> Result<BTreeSet<PolicyRule>, K
         let mut filter = RuleMessage::default();
         filter.header.family = kernel_family(family);
         let answers = match netlink
-            .dump("list the routing rules", RouteNetlinkMessage::GetRule(filter))
+            .dump(
+                "list the routing rules",
+                RouteNetlinkMessage::GetRule(filter),
+            )
             .await
         {
             Ok(answers) => answers,

@@ -333,8 +333,15 @@ mod tests {
     fn only_the_first_entry_replaces() {
         let entries = entries(&update(Some(1000), 0));
         assert_eq!(entries.len(), 7);
-        assert!(entries.iter().all(|e| e.prefixes.len() <= PREFIXES_PER_ENTRY));
-        assert_eq!(entries.iter().map(|e| e.prefixes.len()).sum::<usize>(), 1000);
+        assert!(
+            entries
+                .iter()
+                .all(|e| e.prefixes.len() <= PREFIXES_PER_ENTRY)
+        );
+        assert_eq!(
+            entries.iter().map(|e| e.prefixes.len()).sum::<usize>(),
+            1000
+        );
         let replacing: Vec<bool> = entries.iter().map(|e| e.replace).collect();
         assert_eq!(replacing, [true, false, false, false, false, false, false]);
         assert!(entries[1..].iter().all(|e| e.endpoint.is_none()));

@@ -12,7 +12,8 @@ use std::{
 use weir_overlay::InterfaceName;
 
 use super::{
-    DeviceError, device::Refused,
+    DeviceError,
+    device::Refused,
     messages::{self, Request, SetRequest},
     run::Shared,
     socket_file,

@@ -348,10 +348,16 @@ mod tests {
     #[test]
     fn a_prefix_moves_and_the_longest_wins() {
         let mut device = with_key();
-        device.change_peer(&change(2, &["10.0.0.0/24", "10.0.0.1/32"])).unwrap();
+        device
+            .change_peer(&change(2, &["10.0.0.0/24", "10.0.0.1/32"]))
+            .unwrap();
         device.change_peer(&change(3, &["10.0.0.1/32"])).unwrap();
         assert_eq!(prefixes_of(&device, 2), ["10.0.0.0/24"]);
-        let owner = |text: &str| device.owner(text.parse().unwrap()).map(|owner| owner.key[0]);
+        let owner = |text: &str| {
+            device
+                .owner(text.parse().unwrap())
+                .map(|owner| owner.key[0])
+        };
         assert_eq!(owner("10.0.0.1"), Some(3));
         assert_eq!(owner("10.0.0.2"), Some(2));
         assert_eq!(owner("10.0.1.1"), None);
@@ -360,7 +366,9 @@ mod tests {
     #[test]
     fn replacing_prefixes_and_removing_a_peer_leave_nothing_behind() {
         let mut device = with_key();
-        device.change_peer(&change(2, &["10.0.0.1/32", "fd00::/64"])).unwrap();
+        device
+            .change_peer(&change(2, &["10.0.0.1/32", "fd00::/64"]))
+            .unwrap();
         let replace = PeerChange {
             replace_allowed_ips: true,
             ..change(2, &["10.0.0.9/32"])

@@ -225,10 +225,12 @@ mod tests {
 
     const KEY: &str = "0101010101010101010101010101010101010101010101010101010101010101";
 
+    const SECRET: &str = "0707070707070707070707070707070707070707070707070707070707070707";
+
     #[test]
     fn a_set_request_is_read_whole() {
         let text = format!(
-            "set=1\nprivate_key={KEY}\nlisten_port=51920\nfwmark=1459617792\npublic_key={KEY}\n\
+            "set=1\nprivate_key={SECRET}\nlisten_port=51920\nfwmark=1459617792\npublic_key={KEY}\n\
              replace_allowed_ips=true\nendpoint=[2001:db8::1]:51920\n\
              persistent_keepalive_interval=25\nallowed_ip=10.0.0.1/32\nallowed_ip=fd00::/64\n\
              public_key={KEY}\nremove=true\n"
@@ -243,7 +245,10 @@ mod tests {
         assert_eq!(request.peers[0].allowed_ips.len(), 2);
         assert_eq!(request.peers[0].keepalive, Some(25));
         assert!(request.peers[0].replace_allowed_ips && request.peers[1].remove);
-        assert!(!format!("{request:?}").contains("[1, 1"), "a key was printed");
+        assert!(
+            !format!("{request:?}").contains("7, 7"),
+            "a key was printed"
+        );
     }
 
     #[test]
@@ -251,7 +256,13 @@ mod tests {
         let long = format!("set=1\nprivate_key={KEY}00\n");
         let shared = format!("set=1\npublic_key={KEY}\npreshared_key={KEY}\n");
         assert_eq!(parse(&shared), Err(Refused(libc::EOPNOTSUPP)));
-        for bad in ["", "get=2", "set=1\nlisten_port=x", "set=1\nallowed_ip=10.0.0.1/32", &long] {
+        for bad in [
+            "",
+            "get=2",
+            "set=1\nlisten_port=x",
+            "set=1\nallowed_ip=10.0.0.1/32",
+            &long,
+        ] {
             assert_eq!(parse(bad), Err(INVALID), "{bad}");
         }
     }

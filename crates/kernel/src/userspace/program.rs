@@ -7,13 +7,7 @@ use nix::{
     },
     unistd::Pid,
 };
-use std::{
-    fs, io,
-    os::unix::net::UnixStream,
-    path::PathBuf,
-    process::Stdio,
-    time::Duration,
-};
+use std::{fs, io, os::unix::net::UnixStream, path::PathBuf, process::Stdio, time::Duration};
 use tokio::{
     process::{Child, Command},
     time::{self, Instant},
@@ -86,8 +80,6 @@ pub(crate) async fn start(
         .args(&program.arguments)
         .arg(interface.as_str())
         .current_dir("/")
-        // Signals for the agent's group are not for it.
-        .process_group(0)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)
@@ -150,7 +142,10 @@ pub(crate) async fn stop(
         }
     }
     if answers(interface).await {
-        return Err(failed(STOP, "another process listens on its control socket"));
+        return Err(failed(
+            STOP,
+            "another process listens on its control socket",
+        ));
     }
     for left in [socket_file(interface), log_file(interface)] {
         match fs::remove_file(&left) {

@@ -20,12 +20,7 @@ use std::{
 use weir_overlay::InterfaceName;
 
 use super::{
-    DeviceError,
-    control::ControlSocket,
-    device::Device,
-    session::OVERHEAD,
-    tun::Tun,
-    udp::Sockets,
+    DeviceError, control::ControlSocket, device::Device, session::OVERHEAD, tun::Tun, udp::Sockets,
 };
 
 /// How often timers are looked at, and the longest that a thread waits before it looks whether

@@ -1,9 +1,7 @@
 //! Connections, settings, facts and notifications on the real kernel.
 
-mod support;
-
+use crate::support::{Node, add_cable, apply, interface, kernel, observe, run, scope};
 use std::{net::UdpSocket, time::Duration};
-use support::{Node, apply, interface, kernel, observe, run, scope};
 use tokio::time::timeout;
 use weir_kernel_plan::{Kernel, LinkFact, LinkKind, PortFact, Scope, Step, SysctlKey};
 
@@ -23,9 +21,8 @@ fn connections_are_forgotten_by_mark_in_both_families() {
         }
         let table = || std::fs::read_to_string("/proc/thread-self/net/nf_conntrack").ok();
         let count = |port: u16| {
-            let listing = table().unwrap_or_else(|| {
-                run("conntrack -L -f ipv4") + &run("conntrack -L -f ipv6")
-            });
+            let listing = table()
+                .unwrap_or_else(|| run("conntrack -L -f ipv4") + &run("conntrack -L -f ipv6"));
             listing
                 .lines()
                 .filter(|line| line.contains(&format!("dport={port} ")))
@@ -76,7 +73,7 @@ fn settings_round_trip() {
 #[test]
 fn facts_of_a_host() {
     Node::new().run(|| async {
-        run("ip link add eth0 type dummy");
+        add_cable("eth0");
         run("ip addr add 203.0.113.7/24 dev eth0");
         run("ip addr add 2001:db8::7/64 dev eth0 nodad");
         run("ip link set eth0 up");
@@ -102,18 +99,17 @@ fn facts_of_a_host() {
         assert_eq!(facts.port, PortFact::Free);
         // The probe for WireGuard left nothing.
         assert!(!run("ip -o link").contains("wireguard"));
-        run("ip link add weir0 type dummy");
+        add_cable("weir0");
         let facts = kernel.facts(&interface(), port).await.unwrap();
-        let dummy = LinkKind::Other("dummy".to_owned());
-        assert_eq!(facts.link, LinkFact::Present(dummy));
+        let cable = LinkKind::Other("veth".to_owned());
+        assert_eq!(facts.link, LinkFact::Present(cable));
     });
 }
 
 #[test]
 fn facts_name_links_that_learn_their_way_out_from_a_router() {
     Node::new().run(|| async {
-        run("ip link add eth0 type dummy");
-        run("ip link set eth0 up");
+        add_cable("eth0");
         run("ip -6 route add default dev eth0 proto ra");
         std::fs::write("/proc/sys/net/ipv6/conf/eth0/accept_ra", "1").unwrap();
         let facts = kernel().facts(&interface(), 51920).await.unwrap();
@@ -131,8 +127,7 @@ fn a_host_without_ipv6() {
         std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
         let kernel = kernel();
         assert!(!kernel.facts(&interface(), 51920).await.unwrap().ipv6);
-        run("ip link add weir0 type dummy");
-        run("ip link set weir0 up");
+        add_cable("weir0");
         apply(&kernel, Step::AddAddress("100.64.0.7/32".parse().unwrap())).await;
         assert_eq!(observe(&kernel).await.link.unwrap().addresses.len(), 1);
     });
@@ -143,11 +138,15 @@ fn every_kind_of_change_wakes_and_silence_does_not() {
     Node::new().run(|| async {
         let kernel = kernel();
         let settle = || async {
-            while timeout(Duration::from_millis(200), kernel.changed()).await.is_ok() {}
+            while timeout(Duration::from_millis(200), kernel.changed())
+                .await
+                .is_ok()
+            {}
         };
         settle().await;
         for change in [
-            "ip link add d0 type dummy",
+            "ip link add d0 type veth peer name d1",
+            "ip link set d1 up",
             "ip link set d0 up",
             "ip addr add 192.0.2.1/24 dev d0",
             "ip -6 addr add 2001:db8::1/64 dev d0",
@@ -173,8 +172,7 @@ fn an_overrun_is_a_change() {
     Node::new().run(|| async {
         let kernel = kernel();
         let _subscribed = timeout(Duration::from_millis(50), kernel.changed()).await;
-        run("ip link add d0 type dummy");
-        run("ip link set d0 up");
+        add_cable("d0");
         let script = "for i in $(seq 1 3000); do echo route add 198.18.$((i/250)).$((i%250))/32 dev d0; done | ip -batch -";
         let flood = std::process::Command::new("sh").args(["-c", script]).status();
         assert!(flood.unwrap().success());

@@ -1,7 +1,5 @@
 //! Namespaces for tests: each node has its own network, and its own empty `/run`.
 
-#![allow(dead_code, reason = "each test file uses its part")]
-
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
@@ -20,15 +18,15 @@ use weir_overlay::{InterfaceName, NodePrivateKey};
 type Job = Box<dyn FnOnce(&Runtime) + Send>;
 
 /// A thread in namespaces of its own. Everything that it starts lives in them too.
-pub struct Node {
+pub(crate) struct Node {
     jobs: Option<mpsc::Sender<Job>>,
     thread: Option<JoinHandle<()>>,
     /// The thread's id: `ip link set X netns THREAD` moves a link here.
-    pub thread_id: i32,
+    pub(crate) thread_id: i32,
 }
 
 impl Node {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let (jobs, inbox) = mpsc::channel::<Job>();
         let (ready, started) = mpsc::channel();
         let thread = std::thread::spawn(move || {
@@ -60,7 +58,7 @@ impl Node {
     }
 
     /// Runs `work` in the node.
-    pub fn run<T, F>(&self, work: impl FnOnce() -> F + Send + 'static) -> T
+    pub(crate) fn run<T, F>(&self, work: impl FnOnce() -> F + Send + 'static) -> T
     where
         T: Send + 'static,
         F: Future<Output = T>,
@@ -74,7 +72,7 @@ impl Node {
     }
 
     /// Runs a command line in the node; its standard output.
-    pub fn sh(&self, line: &str) -> String {
+    pub(crate) fn sh(&self, line: &str) -> String {
         let line = line.to_owned();
         self.run(|| async move { run(&line) })
     }
@@ -89,24 +87,24 @@ impl Drop for Node {
     }
 }
 
-pub fn output(line: &str) -> Output {
+pub(crate) fn output(line: &str) -> Output {
     let words: Vec<&str> = line.split_whitespace().collect();
     Command::new(words[0]).args(&words[1..]).output().unwrap()
 }
 
 /// Runs a command line in the namespaces of this thread; its standard output.
-pub fn run(line: &str) -> String {
+pub(crate) fn run(line: &str) -> String {
     let output = output(line);
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "`{line}` failed: {said}");
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-pub fn interface() -> InterfaceName {
+pub(crate) fn interface() -> InterfaceName {
     "weir0".parse().unwrap()
 }
 
-pub fn scope() -> Scope {
+pub(crate) fn scope() -> Scope {
     Scope {
         interface: interface(),
         sysctls: Default::default(),
@@ -114,7 +112,7 @@ pub fn scope() -> Scope {
 }
 
 /// The adapter, with the device program that cargo built for these tests.
-pub fn kernel() -> LinuxKernel {
+pub(crate) fn kernel() -> LinuxKernel {
     let program = std::env::var_os("WEIR_USERSPACE_DEVICE")
         .unwrap_or_else(|| env!("CARGO_BIN_EXE_weir-userspace-wireguard").into());
     LinuxKernel::new(KernelOptions {
@@ -126,16 +124,39 @@ pub fn kernel() -> LinuxKernel {
     })
 }
 
-pub async fn apply(kernel: &LinuxKernel, step: Step) {
+pub(crate) async fn apply(kernel: &LinuxKernel, step: Step) {
     kernel.apply(&scope(), &step).await.unwrap();
     // Doing a step twice is the same as doing it once.
     kernel.apply(&scope(), &step).await.unwrap();
 }
 
-pub async fn observe(kernel: &LinuxKernel) -> ObservedState {
+pub(crate) async fn observe(kernel: &LinuxKernel) -> ObservedState {
     kernel.observe(&scope()).await.unwrap()
 }
 
-pub fn private_key(seed: u8) -> NodePrivateKey {
+pub(crate) fn private_key(seed: u8) -> NodePrivateKey {
     NodePrivateKey::from_bytes([seed; 32])
+}
+
+/// What can be seen of the network of this thread's namespace, and of control sockets.
+pub(crate) fn scratch() -> String {
+    let commands = [
+        "ip -o link",
+        "ip -o addr",
+        "ip rule show",
+        "ip -6 rule show",
+        "ip route show table all",
+        "nft list ruleset",
+        "ls -R /run",
+    ];
+    commands.iter().map(|line| run(line)).collect()
+}
+
+/// A link that is somebody's cable, up. (Not every kernel has dummy links.)
+pub(crate) fn add_cable(name: &str) {
+    run(&format!(
+        "ip link add {name} type veth peer name {name}-far"
+    ));
+    run(&format!("ip link set {name}-far up"));
+    run(&format!("ip link set {name} up"));
 }

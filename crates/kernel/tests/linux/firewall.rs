@@ -1,8 +1,6 @@
 //! The nftables table on the real kernel.
 
-mod support;
-
-use support::{Node, apply, kernel, observe, output, run, scope};
+use crate::support::{Node, apply, kernel, observe, output, run, scope};
 use weir_kernel::{KernelOptions, LinuxKernel};
 use weir_kernel_plan::{Kernel, Step};
 
@@ -46,7 +44,10 @@ fn an_error_keeps_nfts_own_words_and_changes_nothing() {
         let error = kernel.apply(&scope(), &load(&bad)).await.unwrap_err();
         assert!(error.to_string().contains("nft says: "), "{error}");
         assert!(error.to_string().contains("hook"), "{error}");
-        assert!(observe(&kernel).await.firewall.is_some(), "the old table is gone");
+        assert!(
+            observe(&kernel).await.firewall.is_some(),
+            "the old table is gone"
+        );
         let error = kernel.apply(&scope(), &load("{")).await.unwrap_err();
         assert!(error.to_string().contains("nft says: "), "{error}");
     });
@@ -80,7 +81,10 @@ fn a_missing_nft_names_the_package() {
         });
         for step in [load(RULESET), Step::DeleteFirewall] {
             let error = kernel.apply(&scope(), &step).await.unwrap_err();
-            assert!(error.to_string().contains("apt install nftables"), "{error}");
+            assert!(
+                error.to_string().contains("apt install nftables"),
+                "{error}"
+            );
         }
         assert!(kernel.observe(&scope()).await.is_err());
         assert!(!output("nft list table inet weir").status.success());

@@ -1,9 +1,7 @@
 //! Addresses, routes and rules on the real kernel: ours round trip, foreign ones stay.
 
-mod support;
-
+use crate::support::{Node, add_cable, apply, kernel, observe, output, run, scope};
 use std::collections::BTreeSet;
-use support::{Node, apply, kernel, observe, output, run, scope};
 use weir_kernel_plan::{
     IpFamily, Kernel, LinkKind, PolicyRule, RELAYED_TABLE, RULE_MAIN, RULE_RELAYED, Route, Step,
 };
@@ -17,8 +15,7 @@ fn route(table: u32, destination: &str, source: Option<&str>) -> Route {
 }
 
 fn with_link() {
-    run("ip link add weir0 type dummy");
-    run("ip link set weir0 up");
+    add_cable("weir0");
 }
 
 #[test]
@@ -35,11 +32,12 @@ fn addresses_bring_no_routes_of_the_kernels_own() {
         }
         let link = observe(&kernel).await.link.unwrap();
         assert_eq!(link.addresses, addresses);
-        assert_eq!(link.kind, LinkKind::Other("dummy".to_owned()));
+        assert_eq!(link.kind, LinkKind::Other("veth".to_owned()));
         assert!(link.up);
         assert_eq!(run("ip -4 route show"), "");
         assert!(!run("ip -6 route show").contains("fd77"));
-        assert!(!run("ip -6 addr show dev weir0").contains("tentative"));
+        let own = run("ip -6 addr show dev weir0 scope global");
+        assert!(own.contains("nodad") && !own.contains("tentative"), "{own}");
         for address in &addresses {
             apply(&kernel, Step::RemoveAddress(*address)).await;
         }
@@ -55,8 +53,7 @@ fn routes_round_trip_and_foreign_ones_stay() {
         for address in ["100.64.0.7/32", "100.64.0.8/32", "fd77:6569:7200::7/128"] {
             apply(&kernel, Step::AddAddress(address.parse().unwrap())).await;
         }
-        run("ip link add lan0 type dummy");
-        run("ip link set lan0 up");
+        add_cable("lan0");
         run("ip route add 198.51.100.0/24 dev lan0");
         run("ip route add 192.0.2.0/24 dev weir0");
         run("ip route add 203.0.113.0/24 dev lan0 proto 87");
@@ -74,7 +71,10 @@ fn routes_round_trip_and_foreign_ones_stay() {
         }
         assert_eq!(observe(&kernel).await.routes, routes);
         let printed = run("ip route show table 5701");
-        assert!(printed.contains("8.8.8.8 dev weir0 proto 87 scope link"), "{printed}");
+        assert!(
+            printed.contains("8.8.8.8 dev weir0 proto 87 scope link"),
+            "{printed}"
+        );
 
         // Another source address replaces the route of ours.
         let moved = route(254, "100.64.0.0/10", Some("100.64.0.8"));
@@ -98,8 +98,7 @@ fn somebody_elses_route_is_not_replaced() {
     Node::new().run(|| async {
         with_link();
         let kernel = kernel();
-        run("ip link add lan0 type dummy");
-        run("ip link set lan0 up");
+        add_cable("lan0");
         run("ip route add 100.64.0.0/10 dev lan0");
         let step = Step::AddRoute(route(254, "100.64.0.0/10", None));
         let error = kernel.apply(&scope(), &step).await.unwrap_err();
@@ -160,7 +159,11 @@ fn steps_on_a_missing_link_say_so_or_are_done_already() {
         let kernel = kernel();
         let address: ipnet::IpNet = "100.64.0.7/32".parse().unwrap();
         apply(&kernel, Step::RemoveAddress(address)).await;
-        apply(&kernel, Step::RemoveRoute(route(254, "100.64.0.0/10", None))).await;
+        apply(
+            &kernel,
+            Step::RemoveRoute(route(254, "100.64.0.0/10", None)),
+        )
+        .await;
         apply(&kernel, Step::DeleteLink).await;
         for step in [
             Step::AddAddress(address),
@@ -172,7 +175,10 @@ fn steps_on_a_missing_link_say_so_or_are_done_already() {
             let error = kernel.apply(&scope(), &step).await.unwrap_err();
             assert_eq!(error.errno, Some(libc::ENODEV), "{step}: {error}");
         }
-        assert!(!output("ip link show weir0").status.success(), "a link appeared");
+        assert!(
+            !output("ip link show weir0").status.success(),
+            "a link appeared"
+        );
     });
 }
 
@@ -182,7 +188,10 @@ fn a_link_that_is_not_ours_is_not_removed() {
         with_link();
         let kernel = kernel();
         let error = kernel.apply(&scope(), &Step::DeleteLink).await.unwrap_err();
-        assert!(error.to_string().contains("not a WireGuard link"), "{error}");
+        assert!(
+            error.to_string().contains("not a WireGuard link"),
+            "{error}"
+        );
         run("ip link show weir0");
     });
 }
@@ -191,8 +200,7 @@ fn a_link_that_is_not_ours_is_not_removed() {
 fn a_thousand_routes_are_observed_while_others_change() {
     Node::new().run(|| async {
         with_link();
-        run("ip link add lan0 type dummy");
-        run("ip link set lan0 up");
+        add_cable("lan0");
         let kernel = kernel();
         for n in 0..1000u32 {
             let destination = std::net::Ipv4Addr::from(0x0a00_0000 + n);
