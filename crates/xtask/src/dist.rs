@@ -34,7 +34,6 @@ const TO_MAKE: &[packages::Need] = &[
 const TO_CHECK: &[packages::Need] = &[
     ("systemd-analyze", "systemd"),
     ("shellcheck", "shellcheck"),
-    ("setpriv", "util-linux"),
 ];
 
 #[derive(Debug, Args)]
@@ -42,17 +41,23 @@ pub(crate) struct Options {
     /// Do not install missing packages
     #[arg(long)]
     no_install: bool,
+    /// Pack the programs that `cargo build` left, as `cargo xtask test` does: for a quick look
+    #[arg(long)]
+    dev: bool,
 }
 
 /// How the programs are built that go into the packages.
 #[derive(Debug, Clone, Copy)]
 enum Profile {
     Release,
-    /// What the tests built already: large, and packed in no time.
+    /// What is built already for the tests: large, and packed in no time.
     Dev,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
+    if options.dev {
+        return test(!options.no_install).map(drop);
+    }
     let output = root().join("dist");
     make(Profile::Release, &output, !options.no_install)?;
     let tally = check(&output, !options.no_install)?;
@@ -64,7 +69,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Makes packages of the programs that are built for tests, and checks what is in them.
+/// Makes packages of the programs that `cargo build` left, and checks what is in them.
 pub(crate) fn test(install: bool) -> Result<Tally> {
     let output = target_directory()?.join("test-packages");
     make(Profile::Dev, &output, install)?;
@@ -74,13 +79,14 @@ pub(crate) fn test(install: bool) -> Result<Tally> {
 fn make(profile: Profile, output: &Path, install: bool) -> Result<()> {
     packages::ensure(TO_MAKE, install)?;
     let tool = cargo_deb()?;
-    let mut build = cargo(&["build", "--locked"]);
-    for (package, _) in PACKAGES {
-        build.args(["--package", package]);
-    }
     let (directory, arguments): (_, &[&str]) = match profile {
         Profile::Release => {
-            build.arg("--release");
+            say::heading("Building the programs");
+            let mut build = cargo(&["build", "--release", "--locked"]);
+            for (package, _) in PACKAGES {
+                build.args(["--package", package]);
+            }
+            must_succeed(&mut build)?;
             ("release", &[])
         }
         // cargo-deb warns of packages that are not for release: these are not.
@@ -89,8 +95,6 @@ fn make(profile: Profile, output: &Path, install: bool) -> Result<()> {
             &["--profile", "dev", "--fast", "--no-strip", "--quiet"],
         ),
     };
-    say::heading("Building the programs");
-    must_succeed(&mut build)?;
     let programs = target_directory()?.join(directory);
     manual_pages(&programs)?;
     empty_directory(output, "deb")?;

@@ -8,6 +8,7 @@
 mod cargo;
 mod demo;
 mod dist;
+mod documents;
 mod layers;
 mod packages;
 mod say;
@@ -39,6 +40,8 @@ enum Task {
     Demo(demo::Options),
     /// Check the direction of dependencies between our packages, and print them
     Layers,
+    /// Check the documents: links, tests they name, commands they show
+    Documents,
     /// Build the Debian packages into dist/
     Dist(dist::Options),
 }
@@ -60,6 +63,7 @@ fn run(task: Task) -> Result<()> {
         Task::Vm(options) => vm::run(&options).map(drop),
         Task::Demo(options) => demo::run(&options),
         Task::Layers => layers::run(),
+        Task::Documents => documents::run().map(drop),
         Task::Dist(options) => dist::run(&options),
     }
 }

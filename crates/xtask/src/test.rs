@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::cargo::{TestProgram, build_tests, cargo, ensure_component};
 use crate::stages::{Stages, Tally, TestsFailed, must_succeed, run_tests};
-use crate::{layers, packages, say, vm};
+use crate::{dist, documents, layers, packages, say, vm};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -75,6 +75,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     stages.stage("Examples in the documentation", || {
         run_tests(&mut cargo(&["test", "--workspace", "--doc", "--locked"]))
     });
+    stages.stage("Documents", documents::run);
+    stages.stage("Packages for installing", || dist::test(!options.no_install));
     stages.stage("Tests in network namespaces on this host", || {
         run_programs(&network, &["--test-threads=1"])
     });

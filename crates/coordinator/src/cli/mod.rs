@@ -3,6 +3,7 @@
 mod client;
 mod config;
 mod keys;
+mod manual;
 mod nodes;
 mod output;
 mod policy;
@@ -78,6 +79,12 @@ enum Verb {
     Status,
     /// Print the version of this program
     Version,
+    /// Write the manual pages, as the package has them
+    #[command(hide = true)]
+    Manual {
+        /// Where to
+        directory: PathBuf,
+    },
 }
 
 /// What the verbs need.
@@ -126,6 +133,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             Verb::Policy(verb) => verb.run(&context).await,
             Verb::Status => status::show(&context).await,
             Verb::Version => status::version(&context),
+            Verb::Manual { directory } => manual::write(command(), &directory),
         }
     })
 }

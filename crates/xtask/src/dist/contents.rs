@@ -16,7 +16,7 @@ use crate::stages::{Tally, TestsFailed, must_succeed};
 /// A package as it must be.
 #[derive(Debug)]
 pub(super) struct Expected {
-    name: &'static str,
+    pub(super) name: &'static str,
     /// The program: `/usr/bin/PROGRAM`.
     pub(super) program: &'static str,
     /// Its manual pages besides the program's own, without the program's name: one for a
@@ -34,8 +34,9 @@ pub(super) struct Expected {
     unit: &'static [&'static str],
     /// The state that only a purge removes.
     pub(super) state: &'static str,
-    /// Whether removing the package brings the node down first.
-    pub(super) goes_down: bool,
+    /// Whether this is the agent: its settings may hold a key, and are for the group only; and
+    /// before it is removed, the node goes down.
+    pub(super) is_agent: bool,
 }
 
 pub(super) const PACKAGES: &[Expected] = &[
@@ -73,13 +74,16 @@ pub(super) const PACKAGES: &[Expected] = &[
             "DeviceAllow=/dev/net/tun rw",
         ],
         state: "var/lib/weir/agent",
-        goes_down: true,
+        is_agent: true,
     },
     Expected {
         name: "weir-coordinator",
         program: "coordinator",
-        pages: &["keys", "nodes", "policy", "routes", "serve", "users"],
+        pages: &[
+            "keys", "nodes", "policy", "routes", "serve", "status", "users", "version",
+        ],
         files: &[
+            ("./etc/weir/coordinator.toml", "-rw-r--r--"),
             ("./usr/bin/coordinator", "-rwxr-xr-x"),
             (
                 "./usr/lib/systemd/system/weir-coordinator.service",
@@ -93,7 +97,7 @@ pub(super) const PACKAGES: &[Expected] = &[
             ),
             ("./usr/share/doc/weir-coordinator/copyright", "-rw-r--r--"),
         ],
-        conffiles: &[],
+        conffiles: &["/etc/weir/coordinator.toml"],
         depends: &["systemd | systemd-standalone-sysusers"],
         directories: &[("run/weir", 0o1770)],
         unit: &[
@@ -110,7 +114,7 @@ pub(super) const PACKAGES: &[Expected] = &[
             "PrivateDevices=yes",
         ],
         state: "var/lib/weir/coordinator",
-        goes_down: false,
+        is_agent: false,
     },
 ];
 
@@ -129,16 +133,6 @@ pub(super) struct Opened {
 pub(super) struct Findings {
     passed: u64,
     wrong: Vec<String>,
-}
-
-impl Expected {
-    pub(super) const fn package(&self) -> &str {
-        self.name
-    }
-
-    pub(super) const fn owns_settings(&self) -> bool {
-        !self.conffiles.is_empty()
-    }
 }
 
 impl Findings {
@@ -290,7 +284,7 @@ fn files(expected: &Expected, package: &Opened, findings: &mut Findings) -> Resu
 }
 
 fn fields(expected: &Expected, package: &Opened, findings: &mut Findings) -> Result<()> {
-    let mut field = |name: &str| {
+    let field = |name: &str| {
         let mut command = Command::new("dpkg-deb");
         command.arg("--field").arg(&package.archive).arg(name);
         output(&mut command).map(|text| text.trim().to_owned())

@@ -56,7 +56,7 @@ pub(super) fn check(
 }
 
 fn lifecycle(expected: &Expected, host: &Host<'_>, findings: &mut Findings) -> Result<()> {
-    let unit = format!("{}.service", expected.package());
+    let unit = format!("{}.service", expected.name);
     let state = host.package.tree.join(expected.state);
     fs::create_dir_all(&state).with_context(|| format!("cannot create {}", state.display()))?;
     let run = host.package.tree.join("run/weir");
@@ -66,7 +66,7 @@ fn lifecycle(expected: &Expected, host: &Host<'_>, findings: &mut Findings) -> R
     let calls = host.run("postinst", &["configure", ""])?;
     let users = calls.iter().position(|call| call.starts_with("systemd-sysusers"));
     findings.check(users.is_some(), || "installing makes no user".to_owned());
-    if expected.owns_settings() {
+    if expected.is_agent {
         let handed = calls.iter().position(|call| call.starts_with("chgrp weir "));
         findings.check(handed.is_some() && users < handed, || {
             format!("installing does not give the settings to the group: {calls:?}")
@@ -86,7 +86,7 @@ fn lifecycle(expected: &Expected, host: &Host<'_>, findings: &mut Findings) -> R
         format!("before an upgrade it calls {calls:?}")
     });
     let down = host.run("prerm", &["remove"])?.contains(&"agent down".to_owned());
-    findings.check(down == expected.goes_down, || {
+    findings.check(down == expected.is_agent, || {
         format!("removing it {} the node down", if down { "brings" } else { "does not bring" })
     });
     host.run("postrm", &["remove"])?;

@@ -1,0 +1,193 @@
+//! What the checks need to know of a Markdown document, read line by line.
+
+use std::collections::BTreeSet;
+
+/// A document.
+#[derive(Debug, Default)]
+pub(super) struct Document {
+    pub(super) links: Vec<Link>,
+    /// Commands of ours, in blocks and in the text.
+    pub(super) commands: Vec<String>,
+    /// The anchors of its headings.
+    pub(super) headings: BTreeSet<String>,
+    /// The second-level headings, and how many source files are linked below each.
+    sections: Vec<(String, usize)>,
+}
+
+/// A link to another file of the workspace, or within the document.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Link {
+    text: String,
+    pub(super) target: String,
+}
+
+impl Link {
+    /// The text, when it is code: then it names something in the target.
+    pub(super) fn code(&self) -> Option<&str> {
+        self.text.strip_prefix('`')?.strip_suffix('`')
+    }
+}
+
+impl Document {
+    pub(super) fn read(text: &str) -> Self {
+        let mut document = Self::default();
+        let mut in_block = false;
+        for line in text.lines() {
+            if line.trim_start().starts_with("```") {
+                in_block = !in_block;
+            } else if in_block {
+                document.block_line(line);
+            } else {
+                document.text_line(line);
+            }
+        }
+        document
+    }
+
+    pub(super) fn sections_without_test(&self) -> Vec<&str> {
+        let empty = self.sections.iter().filter(|(_, links)| *links == 0);
+        empty.map(|(heading, _)| heading.as_str()).collect()
+    }
+
+    fn block_line(&mut self, line: &str) {
+        let line = line.trim();
+        let line = line.strip_prefix("$ ").unwrap_or(line);
+        let line = line.strip_prefix("sudo ").unwrap_or(line);
+        self.command(line);
+    }
+
+    fn command(&mut self, text: &str) {
+        let ours = ["agent ", "coordinator ", "cargo xtask "];
+        if ours.iter().any(|start| text.starts_with(start)) {
+            self.commands.push(text.to_owned());
+        }
+    }
+
+    fn text_line(&mut self, line: &str) {
+        let heading = line.trim_start_matches('#');
+        if heading.len() < line.len() && heading.starts_with(' ') {
+            self.headings.insert(anchor(heading.trim()));
+            if line.starts_with("## ") {
+                self.sections.push((heading.trim().to_owned(), 0));
+            }
+        }
+        for link in links(line) {
+            if link.target.ends_with(".rs")
+                && let Some((_, count)) = self.sections.last_mut()
+            {
+                *count += 1;
+            }
+            self.links.push(link);
+        }
+        for code in line.split('`').skip(1).step_by(2) {
+            self.command(code);
+        }
+    }
+}
+
+/// The links of a line that stay in the workspace.
+fn links(line: &str) -> Vec<Link> {
+    let mut links = Vec::new();
+    let mut before = line;
+    while let Some((text, rest)) = before.split_once("](") {
+        let Some((target, after)) = rest.split_once(')') else {
+            break;
+        };
+        let outside = ["https://", "http://", "mailto:"];
+        if !outside.iter().any(|start| target.starts_with(start)) {
+            links.push(Link {
+                text: text.rsplit('[').next().unwrap_or_default().to_owned(),
+                target: target.to_owned(),
+            });
+        }
+        before = after;
+    }
+    links
+}
+
+/// The anchor that a forge gives to a heading.
+fn anchor(heading: &str) -> String {
+    heading
+        .to_lowercase()
+        .chars()
+        .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'))
+        .map(|c| if c == ' ' { '-' } else { c })
+        .collect()
+}
+
+/// The words of a command, up to a comment or the next command; `\` before the end is dropped.
+pub(super) fn words(command: &str) -> Vec<String> {
+    command
+        .split_whitespace()
+        .take_while(|word| !matches!(*word, "#" | "|" | "&&" | ";" | ">" | "<"))
+        .filter(|word| *word != "\\")
+        .map(|word| word.trim_matches(['\'', '"']).to_owned())
+        .collect()
+}
+
+/// Whether the source has a test function of this name.
+pub(super) fn is_test(source: &str, name: &str) -> bool {
+    let lines: Vec<_> = source.lines().map(str::trim).collect();
+    lines.iter().enumerate().any(|(number, line)| {
+        let declared = line
+            .trim_start_matches("async ")
+            .strip_prefix("fn ")
+            .and_then(|rest| rest.strip_prefix(name))
+            .is_some_and(|rest| rest.starts_with('('));
+        declared
+            && lines[..number]
+                .iter()
+                .rev()
+                .take_while(|above| above.starts_with("#[") || above.starts_with("//"))
+                .any(|above| above.contains("test"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_commands_and_headings_are_found() {
+        let document = Document::read(
+            "# Getting in\n\
+             ## What it is: \"weir\"\n\
+             See [the lab](../lab/lib.rs#top) and [`name`](a.rs), not [that](https://b.c).\n\
+             Run `agent up --wait` or `agent.toml`.\n\
+             ## Nothing\n\
+             ```sh\n\
+             $ sudo coordinator routes list  # all\n\
+             echo [no](link)\n\
+             ```\n",
+        );
+        assert_eq!(document.links.len(), 2);
+        assert_eq!(document.links[0].target, "../lab/lib.rs#top");
+        assert_eq!(document.links[1].code(), Some("name"));
+        assert_eq!(
+            document.commands,
+            ["agent up --wait", "coordinator routes list  # all"]
+        );
+        assert!(document.headings.contains("what-it-is-weir"));
+        assert_eq!(document.sections_without_test(), ["Nothing"]);
+    }
+
+    #[test]
+    fn words_end_at_a_comment_or_the_next_command() {
+        assert_eq!(
+            words("agent up --auth-key='file:/root/key' \\"),
+            ["agent", "up", "--auth-key='file:/root/key"]
+        );
+        assert_eq!(words("agent status | less"), ["agent", "status"]);
+        assert_eq!(words("agent status # now"), ["agent", "status"]);
+    }
+
+    #[test]
+    fn only_tests_are_tests() {
+        let source = "#[tokio::test]\nasync fn it_holds() {}\n\nfn helper() {}\n\
+                      #[test]\n#[cfg(unix)]\nfn it_holds_too(\n) {}\n";
+        assert!(is_test(source, "it_holds"));
+        assert!(is_test(source, "it_holds_too"));
+        assert!(!is_test(source, "helper"));
+        assert!(!is_test(source, "it"));
+    }
+}
