@@ -124,40 +124,51 @@ fn requests_and_answers() {
     );
 }
 
+fn full() -> StreamMessage {
+    StreamMessage::Full {
+        map: Box::new(NetworkMap {
+            generation: Generation(8),
+            node: node(),
+            peers: BTreeMap::from([(NodeId(2), peer())]),
+            filter: filter(),
+            notices: vec!["no policy is set".to_owned()],
+        }),
+    }
+}
+
+fn delta() -> StreamMessage {
+    StreamMessage::Delta {
+        delta: Box::new(MapDelta {
+            from: Generation(8),
+            to: Generation(9),
+            node: None,
+            peers_changed: BTreeMap::from([(NodeId(2), peer())]),
+            peers_removed: [NodeId(3)].into(),
+            filter: Some(filter()),
+            notices: Some(Vec::new()),
+        }),
+    }
+}
+
 #[test]
 fn stream_messages() {
-    insta::assert_json_snapshot!(
-        "full",
-        StreamMessage::Full {
-            map: Box::new(NetworkMap {
-                generation: Generation(8),
-                node: node(),
-                peers: BTreeMap::from([(NodeId(2), peer())]),
-                filter: filter(),
-                notices: vec!["no policy is set".to_owned()],
-            }),
-        }
-    );
-    insta::assert_json_snapshot!(
-        "delta",
-        StreamMessage::Delta {
-            delta: Box::new(MapDelta {
-                from: Generation(8),
-                to: Generation(9),
-                node: None,
-                peers_changed: BTreeMap::from([(NodeId(2), peer())]),
-                peers_removed: [NodeId(3)].into(),
-                filter: Some(filter()),
-                notices: Some(Vec::new()),
-            }),
-        }
-    );
+    insta::assert_json_snapshot!("full", full());
+    insta::assert_json_snapshot!("delta", delta());
     insta::assert_json_snapshot!(
         "heartbeat",
         StreamMessage::Heartbeat {
             generation: Generation(9)
         }
     );
+}
+
+#[test]
+fn stream_messages_read_back() {
+    for message in [full(), delta()] {
+        let text = serde_json::to_string(&message).unwrap();
+        let read: StreamMessage = serde_json::from_str(&text).unwrap();
+        assert_eq!(read, message);
+    }
 }
 
 #[test]
