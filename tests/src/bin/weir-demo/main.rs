@@ -72,7 +72,7 @@ fn tell(arguments: &Arguments) -> Result<()> {
         story.revive()?;
         person.look_around(&story)?;
         person.line(&format!("demo: {checks} checks passed"))?;
-        story.world().network.lab.keep_running();
+        return story.world().network.lab.keep_until_interrupted();
     }
     person.line("")?;
     person
