@@ -36,11 +36,12 @@ const INITIAL_SYSCTLS: &[(&str, &str)] = &[
 ];
 
 /// Becomes the node `name`: returns when standard input ends and nothing of the node is left.
+/// The logs go with it: a lab that was killed cannot remove them itself.
 ///
 /// # Errors
 /// A namespace or a mount cannot be made (no root, or a kernel without them), or a process in
 /// the node outlives the clean-up.
-pub fn hold(name: &str) -> Result<()> {
+pub fn hold(name: &str, logs: &Path) -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS)
         .context("cannot make namespaces; the lab needs root and CAP_SYS_ADMIN")?;
     private_mounts().context("cannot set up the node's own mounts")?;
@@ -61,7 +62,10 @@ pub fn hold(name: &str) -> Result<()> {
     io::stdin()
         .read_to_end(&mut Vec::new())
         .context("cannot wait for the end of the lab")?;
-    sweep()
+    sweep()?;
+    // The first of the lab's nodes to get here does it.
+    let _ = fs::remove_dir_all(logs);
+    Ok(())
 }
 
 fn private_mounts() -> Result<()> {
@@ -103,14 +107,15 @@ fn private_etc() -> Result<()> {
     mount(nothing, original, nothing, read_only, nothing).context("cannot protect /etc")?;
     tmpfs("/etc")?;
     for entry in fs::read_dir(original).context("cannot list /etc")? {
-        let name = entry.context("cannot list /etc")?.file_name();
-        if name != "weir" {
-            symlink(
-                Path::new(original).join(&name),
-                Path::new("/etc").join(&name),
-            )
-            .with_context(|| format!("cannot link /etc/{}", name.display()))?;
+        let entry = entry.context("cannot list /etc")?;
+        let name = entry.file_name();
+        if name == "weir" {
+            continue;
         }
+        // A link such as `os-release -> ../usr/lib/os-release` only holds from /etc itself.
+        let target = fs::read_link(entry.path()).unwrap_or_else(|_| entry.path());
+        symlink(target, Path::new("/etc").join(&name))
+            .with_context(|| format!("cannot link /etc/{}", name.display()))?;
     }
     fs::create_dir("/etc/weir").context("cannot create /etc/weir")
 }

@@ -144,6 +144,25 @@ impl Internet {
         Ok(network)
     }
 
+    /// Every machine.
+    #[must_use]
+    pub fn nodes(&self) -> [&Node; 12] {
+        [
+            &self.internet,
+            &self.relay,
+            &self.office_relay,
+            &self.office,
+            &self.coordinator,
+            &self.gateway_a,
+            &self.alice,
+            &self.gateway_b,
+            &self.bob,
+            &self.build,
+            &self.service,
+            &self.elsewhere,
+        ]
+    }
+
     /// Every machine that is not infrastructure: those that may run an agent.
     #[must_use]
     pub fn hosts(&self) -> [&Node; 5] {

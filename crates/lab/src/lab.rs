@@ -5,9 +5,9 @@ use std::io::Write as _;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Uid;
 use tempfile::TempDir;
 
@@ -176,11 +176,20 @@ impl Lab {
         bail!("a program logged errors:\n  {}", errors.join("\n  "));
     }
 
-    /// Leaves everything running until this process is killed (Ctrl-C), which ends the lab.
-    pub fn keep_running(&self) -> ! {
-        loop {
-            thread::sleep(Duration::from_secs(3600));
-        }
+    /// Leaves everything running until a person ends it with Ctrl-C (or SIGTERM), and returns then,
+    /// so that the lab can be taken down in order.
+    ///
+    /// # Errors
+    /// The signals cannot be waited for.
+    pub fn keep_until_interrupted(&self) -> Result<()> {
+        let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM].into_iter().collect();
+        signals.thread_block().context("cannot hold signals back")?;
+        let ended = signals.wait().context("cannot wait for a signal");
+        // A second one, while the lab is taken down, has its usual effect.
+        signals
+            .thread_unblock()
+            .context("cannot let signals through")?;
+        ended.map(drop)
     }
 
     /// The last lines of every log, for a person who has to find out what went wrong.

@@ -54,6 +54,7 @@ impl Node {
             File::create(&errors).with_context(|| format!("cannot create {}", errors.display()))?;
         let mut holder = Command::new(program("weir-lab-host")?)
             .args(["hold", name])
+            .arg(logs)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(error_log)

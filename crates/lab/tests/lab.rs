@@ -1,13 +1,18 @@
 //! The lab keeps its own promises.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::net::IpAddr;
-use std::path::Path;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
+use anyhow::{Context as _, Result};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use weir_lab::{
-    HostSnapshot, Internet, Lab, Ping, TOUCHED_SYSCTLS, addresses, patient, wait_until,
+    HostSnapshot, Internet, Lab, Ping, TOUCHED_SYSCTLS, addresses, patient, program, wait_until,
 };
 
 const SHORT: Duration = Duration::from_secs(5);
@@ -324,4 +329,56 @@ fn admission_works_for_ipv6_too() {
             .unwrap()
             .success()
     );
+}
+
+/// The little internet in a process of its own, the way to enter alice, and where its logs are.
+fn kept_internet() -> Result<(Child, String, PathBuf)> {
+    let temporary = tempfile::tempdir()?.keep();
+    let mut kept = Command::new(program("weir-lab-host")?)
+        .arg("internet")
+        .env("TMPDIR", &temporary)
+        .stdout(Stdio::piped())
+        .process_group(0)
+        .spawn()?;
+    let mut enter = String::new();
+    for line in BufReader::new(kept.stdout.take().context("no output")?).lines() {
+        let line = line?;
+        if let Some(command) = line.strip_prefix("alice: ") {
+            enter = command.to_owned();
+        }
+        if line.contains("Ctrl-C") {
+            break;
+        }
+    }
+    Ok((kept, enter, temporary))
+}
+
+fn shell(script: &str) -> Result<(bool, String)> {
+    let output = Command::new("sh").args(["-c", script]).output()?;
+    Ok((output.status.success(), String::from_utf8(output.stdout)?))
+}
+
+#[test]
+fn a_kept_internet_can_be_entered_and_ends_when_it_is_interrupted() {
+    let (mut kept, enter, temporary) = kept_internet().unwrap();
+    let (_, routes) = shell(&format!("{enter} ip route")).unwrap();
+    kill(Pid::from_raw(kept.id().cast_signed()), Signal::SIGINT).unwrap();
+    assert!(kept.wait().unwrap().success());
+    assert!(routes.contains("default via 192.168.1.1"), "{routes}");
+    assert!(
+        !shell(&format!("{enter} true")).unwrap().0,
+        "the machine is still there"
+    );
+    fs::remove_dir(temporary).unwrap();
+}
+
+#[test]
+fn a_killed_lab_leaves_nothing_behind() {
+    let (mut kept, enter, temporary) = kept_internet().unwrap();
+    kept.kill().unwrap();
+    kept.wait().unwrap();
+    let gone = || Ok(!shell(&format!("{enter} true"))?.0);
+    wait_until("the end of the machines", patient(SHORT), gone).unwrap();
+    let removed = || Ok(fs::remove_dir(&temporary).is_ok());
+    wait_until("the end of the logs", patient(SHORT), removed).unwrap();
 }

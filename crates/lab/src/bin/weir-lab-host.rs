@@ -2,12 +2,13 @@
 
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use weir_lab::{hold, serve};
+use weir_lab::{Internet, hold, serve};
 
 /// Small programs for the nodes of the lab.
 #[derive(Debug, Parser)]
@@ -23,7 +24,11 @@ enum Command {
     Hold {
         /// The node's host name
         name: String,
+        /// The directory of the lab's logs, which is removed at the end
+        logs: PathBuf,
     },
+    /// Build the little internet, and keep it until Ctrl-C
+    Internet,
     /// Tell clients which address they come from, or stream slowly to them
     Serve {
         /// The addresses to listen on
@@ -92,7 +97,8 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<()> {
     match command {
-        Command::Hold { name } => hold::hold(&name),
+        Command::Hold { name, logs } => hold::hold(&name, &logs),
+        Command::Internet => internet(),
         Command::Serve {
             addresses,
             tcp,
@@ -108,6 +114,17 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Download { server, idle } => serve::download(server, seconds(idle)?, Lines),
     }
+}
+
+/// Builds the network, says how to enter its machines, and waits.
+fn internet() -> Result<()> {
+    let network = Internet::new()?;
+    let mut output = io::stdout();
+    for node in network.nodes() {
+        writeln!(output, "{}: {}", node.name(), node.enter_command())?;
+    }
+    writeln!(output, "Ctrl-C ends it.")?;
+    network.lab.keep_until_interrupted()
 }
 
 fn seconds(number: f64) -> Result<Duration> {
