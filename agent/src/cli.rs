@@ -105,6 +105,13 @@ Examples:
         /// The interface to make.
         interface: String,
     },
+
+    /// Write the manual pages, as the package has them
+    #[command(hide = true)]
+    Manual {
+        /// Where to
+        directory: PathBuf,
+    },
 }
 
 /// `up`.

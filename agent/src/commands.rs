@@ -1,6 +1,7 @@
 //! What each command does: ask the daemon, show the answer.
 
 use anyhow::{Result, anyhow, bail};
+use clap::CommandFactory;
 use serde::Serialize;
 use std::{
     path::Path,
@@ -14,7 +15,7 @@ use crate::{
     control::{
         NodeState, Request, Response, StatusReport, UpReport, UpRequest, any_awaits_approval,
     },
-    daemon, output,
+    daemon, manual, output,
     secret::SecretText,
     settings::Change,
 };
@@ -66,6 +67,10 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::UserspaceWireguard { interface } => userspace_wireguard(&interface),
+        Command::Manual { directory } => {
+            manual::write(Cli::command(), &directory)?;
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 

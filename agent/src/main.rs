@@ -13,6 +13,7 @@ mod commands;
 mod control;
 mod coordinator;
 mod daemon;
+mod manual;
 mod output;
 mod route_checks;
 mod secret;

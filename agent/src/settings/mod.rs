@@ -95,7 +95,7 @@ settings! {
     advertise_routes, "advertise-routes": Prefixes = Prefixes::default();
 
     /// Relay to the whole internet, once an admin has approved it
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     advertise_exit_node, "advertise-exit-node": bool = false;
 
     /// Ask for these tags; the auth key must allow them
@@ -103,7 +103,7 @@ settings! {
     advertise_tags, "advertise-tags": Tags = Tags::default();
 
     /// Use the approved routes of other nodes [default: true]
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     accept_routes, "accept-routes": bool = true;
 
     /// Send all internet traffic through this node, by name or overlay address
@@ -111,11 +111,11 @@ settings! {
     exit_node, "exit-node": OrNone<String> = OrNone(None);
 
     /// Reach the directly connected networks directly while an exit node is used
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     exit_node_allow_lan_access, "exit-node-allow-lan-access": bool = false;
 
     /// Let relayed private subnets see this host's address as the source [default: true]
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     snat_subnet_routes, "snat-subnet-routes": bool = true;
 
     /// The source address of relayed traffic, one of each family; an address of this host
@@ -135,7 +135,7 @@ settings! {
     hostname, "hostname": OrNone<NodeName> = OrNone(None);
 
     /// Which WireGuard to use [default: auto]
-    #[arg(long, value_name = "WHICH", value_enum, hide_possible_values = false)]
+    #[arg(long, value_name = "auto|kernel|userspace")]
     wireguard, "wireguard": WireguardChoice = WireguardChoice::Auto;
 
     /// The name of the network interface [default: weir0]

@@ -179,16 +179,28 @@ impl<'de, T: FromStr<Err: fmt::Display>> Deserialize<'de> for OrNone<T> {
 }
 
 /// Which WireGuard to use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum WireguardChoice {
-    /// The kernel's, and a userspace process where the kernel has none
+    /// The kernel's, and a userspace process where the kernel has none.
     #[default]
     Auto,
-    /// The kernel's only
+    /// The kernel's only.
     Kernel,
-    /// A userspace process, even where the kernel has WireGuard
+    /// A userspace process, even where the kernel has WireGuard.
     Userspace,
+}
+
+impl FromStr for WireguardChoice {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "kernel" => Ok(Self::Kernel),
+            "userspace" => Ok(Self::Userspace),
+            other => Err(format!("\"{other}\" is none of auto, kernel and userspace")),
+        }
+    }
 }
 
 impl fmt::Display for WireguardChoice {
