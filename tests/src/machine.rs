@@ -1,8 +1,10 @@
 //! A node of the lab, with every command typed in it written down.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context as _, Result, anyhow};
 use weir_lab::{Node, Output, patient};
 
 use crate::Transcript;
@@ -67,6 +69,28 @@ impl Machine {
             output.status,
             said.trim()
         ))
+    }
+
+    /// The command lines of all processes on this machine, its holder included.
+    ///
+    /// # Errors
+    /// `/proc` cannot be read.
+    pub fn processes(&self) -> Result<Vec<String>> {
+        let namespace = |pid: &str| fs::metadata(format!("/proc/{pid}/ns/net"));
+        let own = namespace(&self.node.pid().to_string())
+            .with_context(|| format!("{} is gone", self.name()))?
+            .ino();
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc").context("cannot list processes")? {
+            let pid = entry.context("cannot list processes")?.file_name();
+            let Some(pid) = pid.to_str() else { continue };
+            // What is no process has no namespace, and one that ends meanwhile has none any more.
+            if namespace(pid).is_ok_and(|namespace| namespace.ino() == own) {
+                let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                found.push(String::from_utf8_lossy(&command).replace('\0', " "));
+            }
+        }
+        Ok(found)
     }
 
     /// Asks the server at `place` over TCP which address it sees; none when there is no answer.

@@ -37,7 +37,7 @@ pub(super) fn tell(world: &World, teller: &mut Teller<'_>) -> Result<()> {
         .filter(|route| route.state == "awaiting-approval")
         .count();
     teller.equal(
-        "`agent status` agrees: routes that await approval",
+        "routes that await approval, says `agent status`",
         2,
         waiting,
     )?;
@@ -51,7 +51,7 @@ pub(super) fn tell(world: &World, teller: &mut Teller<'_>) -> Result<()> {
         "alice's overlay address",
         status.overlay_ipv4().context("alice has no address")?,
     );
-    teller.equal("alice is told of routes", 0, status.available.len())?;
+    teller.equal("routes that alice is told of", 0, status.available.len())?;
     let route = route_to_the_bank(world)?;
     teller.check(
         "alice's kernel sends the bank's packets to her gateway",

@@ -61,12 +61,12 @@ pub(super) fn tell(world: &World, teller: &mut Teller<'_>) -> Result<()> {
     );
     teller.fact("alice's kernel", route.trim());
     teller.within(
-        "the route is in alice's kernel within a second of the approval",
+        "the kernel has the route within a second of the approval",
         PROMISE,
         after,
     )?;
     teller.within(
-        "alice reaches the service within a second of the approval",
+        "alice is served within a second of the approval",
         PROMISE,
         served,
     )?;

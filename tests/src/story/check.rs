@@ -182,7 +182,8 @@ impl<'narrator> Teller<'narrator> {
     /// [`CheckFailed`] when it did not.
     pub fn grew(&mut self, name: impl Into<String>, before: u64, after: u64) -> Result<()> {
         let expected = format!("more than {before}");
-        self.check(name, expected, after, after > before)
+        let observed = format!("{after}, {before} before");
+        self.check(name, expected, observed, after > before)
     }
 
     /// Checks a time against a promise. In emulation, where everything is some twenty times

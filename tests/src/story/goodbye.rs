@@ -4,6 +4,7 @@ use anyhow::Result;
 use weir_lab::{HostSnapshot, TOUCHED_SYSCTLS};
 
 use super::{Teller, World};
+use crate::Agent;
 
 pub(super) const TITLE: &str = "Everybody leaves, and the hosts are as they were";
 
@@ -26,6 +27,26 @@ pub(super) fn tell(world: &mut World, teller: &mut Teller<'_>) -> Result<()> {
             difference.as_deref().unwrap_or("no difference"),
             difference.is_none(),
         )?;
+        let left = left_behind(agent)?;
+        teller.check(
+            format!("{} runs nothing but its daemon", agent.name()),
+            "no other process",
+            if left.is_empty() {
+                "no other process"
+            } else {
+                left.trim()
+            },
+            left.is_empty(),
+        )?;
     }
     Ok(())
+}
+
+/// Processes that still carry packets on an agent's host.
+fn left_behind(agent: &Agent) -> Result<String> {
+    let processes = agent.machine().processes()?;
+    let carrying = processes
+        .into_iter()
+        .filter(|command| command.contains("userspace-wireguard"));
+    Ok(carrying.collect::<Vec<_>>().join("; "))
 }

@@ -31,7 +31,11 @@ pub(super) fn tell(world: &World, teller: &mut Teller<'_>) -> Result<()> {
     teller.saw("alice gets no answer over UDP", None, udp.as_deref())?;
     let after = denied_since(world, before)?;
     teller.grew("the relay counted what it refused", before, after)?;
-    teller.equal("1.1.1.1 saw clients", 0, log()?.lines().count() - lines)?;
+    teller.equal(
+        "clients that 1.1.1.1 saw meanwhile",
+        0,
+        log()?.lines().count() - lines,
+    )?;
     forced.undo()?;
     let direct = alice.ask_tcp("1.1.1.1:443", ANSWER_WAIT)?;
     teller.saw(
