@@ -6,6 +6,7 @@
 use crate::{
     addresses::{free_name, lowest_free},
     refusal::Refusal,
+    snapshot,
     store::{Actor, AuditEntry, AuthKeyRow, NewNode, NodeRow, Store, Tx},
 };
 use ipnet::IpNet;
@@ -346,11 +347,7 @@ fn tags_of_known_node(
 }
 
 fn owner(id: Option<weir_overlay::UserId>, name: Option<&String>) -> Option<User> {
-    Some(User {
-        id: id?,
-        name: name?.clone(),
-        email: None,
-    })
+    Some(snapshot::user(id?, name?.clone()))
 }
 
 fn tag_not_allowed(tag: &Tag, user: Option<&User>) -> Refusal {

@@ -4,7 +4,7 @@ use crate::store::{Decision, NodeRow, RouteRow, StoreError, Tx};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use weir_netmap::{NetworkState, Node, RouteDecision};
-use weir_overlay::NodeId;
+use weir_overlay::{NodeId, UserId};
 use weir_policy::User;
 
 /// Reads the whole network. All nodes count as healthy.
@@ -18,14 +18,7 @@ pub(crate) async fn read(tx: &mut Tx) -> Result<NetworkState, StoreError> {
     Ok(NetworkState {
         users: users
             .into_iter()
-            .map(|user| {
-                let known = User {
-                    id: user.id,
-                    name: user.name,
-                    email: None,
-                };
-                (user.id, known)
-            })
+            .map(|user| (user.id, self::user(user.id, user.name)))
             .collect(),
         nodes: nodes
             .into_iter()
@@ -37,6 +30,12 @@ pub(crate) async fn read(tx: &mut Tx) -> Result<NetworkState, StoreError> {
             })
             .collect(),
     })
+}
+
+/// A user as policies know it: by name, and by e-mail address when the name is one.
+pub(crate) fn user(id: UserId, name: String) -> User {
+    let email = name.contains('@').then(|| name.clone());
+    User { id, name, email }
 }
 
 /// Marks these nodes as ones that cannot be expected to carry traffic.

@@ -2,7 +2,7 @@
 
 use super::{Session, client::segment, output};
 use crate::api::{CreateKey, CreatedKey, Key, KeyState};
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use weir_overlay::Tag;
 
 #[derive(Debug, Subcommand)]
@@ -28,14 +28,11 @@ pub(super) enum Keys {
     coordinator keys create --user alice\n  \
     coordinator keys create --tags tag:relay --expires 1h\n  \
     coordinator keys create --tags tag:build --reusable --ephemeral --expires 30d")]
+#[command(group = ArgGroup::new("for").required(true).args(["user", "tags"]))]
+#[group(skip)]
 pub(super) struct Create {
     /// The user who will own the machine
-    #[arg(
-        long,
-        value_name = "NAME",
-        conflicts_with = "tags",
-        required_unless_present = "tags"
-    )]
+    #[arg(long, value_name = "NAME")]
     user: Option<String>,
     /// Tags that the machine will carry instead of belonging to a user, separated by commas
     #[arg(long, value_name = "TAG", value_delimiter = ',')]

@@ -33,7 +33,11 @@ mod tests {
     fn every_command_has_a_page_in_the_right_section() {
         let directory = tempfile::tempdir().unwrap();
         write(super::super::command(), directory.path()).unwrap();
-        for name in ["coordinator", "coordinator-serve", "coordinator-routes-approve"] {
+        for name in [
+            "coordinator",
+            "coordinator-serve",
+            "coordinator-routes-approve",
+        ] {
             let page = fs::read_to_string(directory.path().join(format!("{name}.8"))).unwrap();
             assert!(page.contains(&format!(".TH {name} 8")), "{page}");
         }

@@ -1,0 +1,211 @@
+//! The way of a route from its relay to the clients, and of a policy to all.
+
+use crate::{
+    agent::Agent,
+    server::{ALLOW_ALL, TestServer},
+};
+use ipnet::IpNet;
+use std::time::{Duration, Instant};
+use weir_protocol::{NetworkMap, RouteState};
+
+fn net(text: &str) -> IpNet {
+    text.parse().unwrap()
+}
+
+fn routes_via(map: &NetworkMap, relay: weir_overlay::NodeId) -> Vec<String> {
+    let peer = map.peers.get(&relay);
+    peer.map(|peer| peer.routes.iter().map(ToString::to_string).collect())
+        .unwrap_or_default()
+}
+
+#[tokio::test]
+async fn a_route_is_used_from_its_approval_to_its_withdrawal() {
+    let server = TestServer::start().await;
+    server.set_policy(ALLOW_ALL).await;
+    let mut relay = Agent::new(&server, "relay").advertising("8.8.8.8, 8.8.4.4");
+    let relay_id = relay.join(&server.key("ops").await).await.unwrap().node_id;
+    let mut relay_stream = relay.map_stream(None).await;
+    let own = relay_stream.first().await.node.routes;
+    assert_eq!(own.len(), 2);
+    assert!(
+        own.iter()
+            .all(|route| route.state == RouteState::AwaitingApproval)
+    );
+
+    let alice = Agent::new(&server, "alice");
+    alice.join(&server.key("alice").await).await.unwrap();
+    let mut stream = alice.map_stream(None).await;
+    let map = stream.until(|map| map.peers.contains_key(&relay_id)).await;
+    assert!(routes_via(map, relay_id).is_empty());
+
+    let start = Instant::now();
+    let done = server
+        .json(&["routes", "approve", "relay", "8.8.8.8", "8.8.4.4/32"])
+        .await;
+    assert_eq!(done[0]["state"], "serving");
+    let map = stream
+        .until(|map| !routes_via(map, relay_id).is_empty())
+        .await;
+    assert_eq!(routes_via(map, relay_id), ["8.8.4.4/32", "8.8.8.8/32"]);
+    assert!(
+        start.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        start.elapsed()
+    );
+    relay_stream
+        .until(|map| {
+            map.node
+                .routes
+                .iter()
+                .all(|route| route.state == RouteState::Serving)
+        })
+        .await;
+
+    relay.host.advertised_routes = [net("8.8.8.8/32")].into();
+    relay.update().await.unwrap();
+    stream
+        .until(|map| routes_via(map, relay_id) == ["8.8.8.8/32"])
+        .await;
+    // Advertised again, it is still approved.
+    relay.host.advertised_routes = [net("8.8.4.4/32"), net("8.8.8.8/32")].into();
+    relay.update().await.unwrap();
+    stream
+        .until(|map| routes_via(map, relay_id).len() == 2)
+        .await;
+
+    server
+        .json(&["routes", "reject", "relay", "8.8.8.8,8.8.4.4"])
+        .await;
+    stream
+        .until(|map| routes_via(map, relay_id).is_empty())
+        .await;
+    relay_stream
+        .until(|map| {
+            map.node
+                .routes
+                .iter()
+                .all(|route| route.state == RouteState::Rejected)
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn only_what_is_advertised_can_be_approved() {
+    let server = TestServer::start().await;
+    let relay = Agent::new(&server, "relay").advertising("8.8.8.8");
+    relay.join(&server.key("ops").await).await.unwrap();
+    let text = server
+        .refused(&["routes", "approve", "relay", "8.8.8.8,1.1.1.1"])
+        .await;
+    assert!(text.contains("does not advertise 1.1.1.1/32"), "{text}");
+    assert!(text.contains("it advertises 8.8.8.8/32"), "{text}");
+    let routes = server.json(&["routes", "list"]).await;
+    assert_eq!(routes[0]["state"], "awaiting-approval", "all or none");
+    let text = server
+        .refused(&["routes", "approve", "relay", "8.8.8.8/24"])
+        .await;
+    assert!(text.contains("the prefix is 8.8.8.0/24"), "{text}");
+    let text = server
+        .refused(&["routes", "approve", "nobody", "8.8.8.8"])
+        .await;
+    assert!(text.contains("no node"), "{text}");
+}
+
+#[tokio::test]
+async fn a_policy_change_reaches_the_filters_at_once() {
+    let server = TestServer::start().await;
+    let relay = Agent::new(&server, "relay").advertising("8.8.8.8");
+    relay.join(&server.key("ops").await).await.unwrap();
+    let alice = Agent::new(&server, "alice");
+    let alice_id = alice
+        .join(&server.key("alice").await)
+        .await
+        .unwrap()
+        .node_id;
+    server
+        .json(&["routes", "approve", "relay", "8.8.8.8"])
+        .await;
+    let mut stream = relay.map_stream(None).await;
+    assert!(stream.first().await.filter.is_empty());
+
+    let for_alice =
+        r#"{"acls": [{"action": "accept", "src": ["alice@"], "dst": ["8.8.8.8:443"]}]}"#;
+    let start = Instant::now();
+    assert_eq!(server.set_policy(for_alice).await, 1);
+    let map = stream.until(|map| !map.filter.is_empty()).await;
+    assert!(map.peers.contains_key(&alice_id));
+    assert!(
+        start.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        start.elapsed()
+    );
+
+    assert_eq!(server.set_policy(r#"{"acls": []}"#).await, 2);
+    stream
+        .until(|map| map.filter.is_empty() && map.peers.is_empty())
+        .await;
+}
+
+#[tokio::test]
+async fn a_bad_policy_changes_nothing() {
+    let server = TestServer::start().await;
+    server.set_policy(ALLOW_ALL).await;
+    let file = server.directory.path().join("bad.hujson");
+    std::fs::write(
+        &file,
+        r#"{"acls": [{"action": "accept", "src": ["group:x"], "dst": ["*:*"]}]}"#,
+    )
+    .unwrap();
+    let file = file.to_str().unwrap();
+    let text = server.refused(&["policy", "set", file]).await;
+    assert!(text.contains("bad.hujson:1:"), "the place is named: {text}");
+    assert!(text.contains("group:x"), "{text}");
+    let policy = server.json(&["policy", "get"]).await;
+    assert_eq!(policy["revision"], 1);
+    assert_eq!(policy["text"], ALLOW_ALL);
+    assert_eq!(policy["in_force"], true);
+
+    std::fs::write(file, r#"{"acls": []}"#).unwrap();
+    let text = server
+        .refused(&["policy", "set", "--if-revision", "7", file])
+        .await;
+    assert!(text.contains("revision 1 is the newest"), "{text}");
+    let done = server
+        .json(&["policy", "set", "--if-revision", "1", file])
+        .await;
+    assert_eq!(
+        (&done["revision"], &done["changed"]),
+        (&2.into(), &true.into())
+    );
+    let again = server.json(&["policy", "set", file]).await;
+    assert_eq!(
+        (&again["revision"], &again["changed"]),
+        (&2.into(), &false.into())
+    );
+}
+
+#[tokio::test]
+async fn of_two_relays_the_older_serves() {
+    let server = TestServer::start().await;
+    server.set_policy(ALLOW_ALL).await;
+    let key = server
+        .key_with(&["--tags", "tag:relay", "--reusable"])
+        .await;
+    let mut ids = Vec::new();
+    for name in ["first", "second"] {
+        let relay = Agent::new(&server, name).advertising("8.8.8.8");
+        ids.push(relay.join(&key).await.unwrap().node_id);
+        server.json(&["routes", "approve", name, "8.8.8.8"]).await;
+    }
+    let routes = server.json(&["routes", "list"]).await;
+    assert_eq!(routes[0]["state"], "serving");
+    assert_eq!(routes[1]["state"], "standby");
+    let alice = Agent::new(&server, "alice");
+    alice.join(&server.key("alice").await).await.unwrap();
+    let map = alice.map_stream(None).await.first().await;
+    assert_eq!(routes_via(&map, ids[0]), ["8.8.8.8/32"]);
+    assert!(routes_via(&map, ids[1]).is_empty());
+    server.json(&["nodes", "delete", "first"]).await;
+    let map = alice.map_stream(None).await.first().await;
+    assert_eq!(routes_via(&map, ids[1]), ["8.8.8.8/32"]);
+}
