@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{self, Command};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -72,7 +72,7 @@ pub(crate) fn unpack(package: &str, directory: &Path) -> Result<()> {
     let parent = directory
         .parent()
         .context("the directory for the package has no parent")?;
-    let scratch = parent.join(format!("{package}.part"));
+    let scratch = parent.join(format!("{package}-{}.part", process::id()));
     if scratch.exists() {
         fs::remove_dir_all(&scratch)
             .with_context(|| format!("cannot remove {}", scratch.display()))?;

@@ -79,7 +79,7 @@ pub(crate) fn run(options: &Options) -> Result<Tally> {
     say::line("building what runs in the machine");
     must_succeed(&mut build_programs(&options.packages))?;
     let binaries = target.join("debug");
-    let machine = Machine::new(&image, &target.join("vm/run"))?;
+    let machine = Machine::new(&image, &target.join("vm"))?;
     if options.shell {
         let job = shell_job(&binaries);
         say::line("booting; the shell starts in this directory, with our programs in the path");

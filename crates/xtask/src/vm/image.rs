@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{self, Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -65,7 +65,10 @@ impl Image {
         }
         let initramfs = directory.join(format!("{package}.initramfs"));
         let archive = initramfs_archive(&busybox, &modules.join(&version))?;
-        fs::write(&initramfs, archive)
+        // Another run may be about to boot from it.
+        let part = directory.join(format!("initramfs-{}.part", process::id()));
+        fs::write(&part, archive)
+            .and_then(|()| fs::rename(&part, &initramfs))
             .with_context(|| format!("cannot write {}", initramfs.display()))?;
         Ok(Self {
             kernel,

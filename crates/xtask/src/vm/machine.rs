@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{self, Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,8 @@ const GUEST: &str = include_str!("guest.sh");
 const BOOT_DEADLINE: Duration = Duration::from_secs(180);
 /// How long it may take to power off after the job.
 const POWER_OFF_DEADLINE: Duration = Duration::from_secs(60);
+/// The directory of a run: this and the id of its process.
+const RUN: &str = "run-";
 /// How often to look.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -38,17 +40,13 @@ pub(crate) struct Machine<'image> {
 }
 
 impl<'image> Machine<'image> {
-    pub(crate) fn new(image: &'image Image, shared: &Path) -> Result<Self> {
-        if shared.exists() {
-            fs::remove_dir_all(shared)
-                .with_context(|| format!("cannot remove {}", shared.display()))?;
-        }
-        fs::create_dir_all(shared)
+    /// A machine with a directory of its own, so that several can run at the same time.
+    pub(crate) fn new(image: &'image Image, directory: &Path) -> Result<Self> {
+        remove_left_behind(directory);
+        let shared = directory.join(format!("{RUN}{}", process::id()));
+        fs::create_dir_all(&shared)
             .with_context(|| format!("cannot create {}", shared.display()))?;
-        Ok(Self {
-            image,
-            shared: shared.to_owned(),
-        })
+        Ok(Self { image, shared })
     }
 
     /// Boots and runs the job with its output shown; its status, and the tests it counted.
@@ -220,5 +218,25 @@ impl<'image> Machine<'image> {
         let log = String::from_utf8_lossy(&log);
         let lines: Vec<_> = log.lines().collect();
         lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+}
+
+/// Removes the directories of runs that were killed.
+fn remove_left_behind(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let name = entry.file_name().display().to_string();
+        if let Some(process) = name.strip_prefix(RUN)
+            && !Path::new("/proc").join(process).exists()
+        {
+            // Another run may be at it as well.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+impl Drop for Machine<'_> {
+    fn drop(&mut self) {
+        // What was worth keeping is in the error by now.
+        let _ = fs::remove_dir_all(&self.shared);
     }
 }
