@@ -101,7 +101,7 @@ impl Wireguard {
             device.listen_port
         );
         let update = DeviceUpdate::new()
-            .set_private_key(Key(*device.private_key.expose_bytes()))
+            .set_private_key(Key(clamped(*device.private_key.expose_bytes())))
             .set_listen_port(device.listen_port)
             .set_fwmark(device.firewall_mark);
         let set = self
@@ -198,6 +198,15 @@ fn library_name(
 
 const fn library_key(key: &NodePublicKey) -> Key {
     Key(*key.as_bytes())
+}
+
+/// The key as Curve25519 uses it (RFC 7748, section 5). The kernel keeps it like this, and takes
+/// any other form of the same key for a new one, which ends every session.
+const fn clamped(mut key: [u8; 32]) -> [u8; 32] {
+    key[0] &= 0b1111_1000;
+    key[31] &= 0b0111_1111;
+    key[31] |= 0b0100_0000;
+    key
 }
 
 /// One entry of an update: a peer, and some of its prefixes.

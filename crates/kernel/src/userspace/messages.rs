@@ -14,7 +14,7 @@ use super::device::{Device, Refused};
 /// A peer's public key, raw.
 pub(super) type PublicKey = [u8; 32];
 
-/// A private key that is wiped from memory, and never printed.
+/// A private key.
 pub(super) type SecretBytes = Secret<[u8; 32]>;
 
 /// A value that is never printed.

@@ -41,8 +41,7 @@ impl Default for DeviceProgram {
     /// This very program, with the command `userspace-wireguard`.
     fn default() -> Self {
         Self {
-            // Names the same file also after a package has put a newer one in its place.
-            program: PathBuf::from("/proc/self/exe"),
+            program: std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe")),
             arguments: vec!["userspace-wireguard".to_owned()],
         }
     }

@@ -205,10 +205,15 @@ fn a_thousand_routes_are_observed_while_others_change() {
         for n in 0..1000u32 {
             let destination = std::net::Ipv4Addr::from(0x0a00_0000 + n);
             let route = route(RELAYED_TABLE, &format!("{destination}/32"), None);
-            kernel.apply(&scope(), &Step::AddRoute(route)).await.unwrap();
+            kernel
+                .apply(&scope(), &Step::AddRoute(route))
+                .await
+                .unwrap();
         }
+        let script = "for i in $(seq 400); do echo route add 198.51.100.0/24 dev lan0; \
+            echo route del 198.51.100.0/24; done | ip -batch -";
         let churn = std::process::Command::new("sh")
-            .args(["-c", "for i in $(seq 200); do ip route add 198.51.100.0/24 dev lan0; ip route del 198.51.100.0/24; done"])
+            .args(["-c", script])
             .spawn();
         let (a, b) = tokio::join!(observe(&kernel), observe(&kernel));
         assert_eq!(a.routes.len(), 1000);
