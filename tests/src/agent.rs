@@ -8,8 +8,8 @@ use weir_lab::{Node, Output, Spawned, patient, wait_for};
 
 use crate::{AuthKey, Machine, Status, Transcript};
 
-/// Where the daemon listens for commands.
-const SOCKET: &str = "/run/weir/agent.sock";
+/// The agent's own command that carries packets where the kernel has no WireGuard.
+pub const USERSPACE_WIREGUARD: &str = "userspace-wireguard";
 /// How long the daemon may take to start, and to end.
 const DAEMON_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a node may take to reach what it was told.
@@ -63,9 +63,18 @@ impl Agent {
     /// # Errors
     /// It does not start in time.
     pub fn start(&mut self) -> Result<()> {
+        self.start_by("agent daemon")
+    }
+
+    /// Starts the daemon by a command of one's own, such as `setpriv … agent daemon`, and waits
+    /// until it answers.
+    ///
+    /// # Errors
+    /// It does not start in time.
+    pub fn start_by(&mut self, command: &str) -> Result<()> {
         // A daemon that was killed leaves its socket behind: what counts is an answer.
-        let daemon = self.machine.node().spawn(["agent", "daemon"])?;
-        self.note("agent daemon started");
+        let daemon = self.machine.node().spawn(command.split_whitespace())?;
+        self.note(&format!("{command} started"));
         let what = format!("the daemon on {}", self.name());
         let answered = wait_for(&what, patient(DAEMON_DEADLINE), || {
             if let Some(status) = daemon.ended()? {
@@ -167,12 +176,6 @@ impl Agent {
     /// The daemon does not answer.
     pub fn packets(&self, counter: &str) -> Result<u64> {
         Ok(self.status()?.packets(counter))
-    }
-
-    /// Whether the daemon's socket is there: nothing else says that a daemon was ever started.
-    #[must_use]
-    pub fn has_socket(&self) -> bool {
-        self.machine.node().host_path(SOCKET).exists()
     }
 
     fn note(&self, text: &str) {

@@ -15,12 +15,14 @@
 mod agent;
 mod coordinator;
 mod machine;
+mod outpost;
 mod status;
 pub mod story;
 mod transcript;
 
-pub use agent::Agent;
+pub use agent::{Agent, USERSPACE_WIREGUARD};
 pub use coordinator::{AuthKey, Coordinator};
 pub use machine::Machine;
+pub use outpost::{Outpost, one_sentence};
 pub use status::{Backend, Peer, Status, Wireguard};
 pub use transcript::Transcript;

@@ -71,23 +71,24 @@ impl Machine {
         ))
     }
 
-    /// The command lines of all processes on this machine, its holder included.
+    /// Id and command line of every process on this machine, its holder included.
     ///
     /// # Errors
     /// `/proc` cannot be read.
-    pub fn processes(&self) -> Result<Vec<String>> {
+    pub fn processes(&self) -> Result<Vec<(u32, String)>> {
         let namespace = |pid: &str| fs::metadata(format!("/proc/{pid}/ns/net"));
         let own = namespace(&self.node.pid().to_string())
             .with_context(|| format!("{} is gone", self.name()))?
             .ino();
         let mut found = Vec::new();
         for entry in fs::read_dir("/proc").context("cannot list processes")? {
-            let pid = entry.context("cannot list processes")?.file_name();
-            let Some(pid) = pid.to_str() else { continue };
-            // What is no process has no namespace, and one that ends meanwhile has none any more.
-            if namespace(pid).is_ok_and(|namespace| namespace.ino() == own) {
+            let name = entry.context("cannot list processes")?.file_name();
+            let name = name.to_string_lossy();
+            let Ok(pid) = name.parse() else { continue };
+            // One that ends meanwhile has no namespace any more.
+            if namespace(&name).is_ok_and(|namespace| namespace.ino() == own) {
                 let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-                found.push(String::from_utf8_lossy(&command).replace('\0', " "));
+                found.push((pid, String::from_utf8_lossy(&command).replace('\0', " ")));
             }
         }
         Ok(found)

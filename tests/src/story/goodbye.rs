@@ -4,7 +4,7 @@ use anyhow::Result;
 use weir_lab::{HostSnapshot, TOUCHED_SYSCTLS};
 
 use super::{Teller, World};
-use crate::Agent;
+use crate::{Agent, USERSPACE_WIREGUARD};
 
 pub(super) const TITLE: &str = "Everybody leaves, and the hosts are as they were";
 
@@ -47,6 +47,7 @@ fn left_behind(agent: &Agent) -> Result<String> {
     let processes = agent.machine().processes()?;
     let carrying = processes
         .into_iter()
-        .filter(|command| command.contains("userspace-wireguard"));
+        .map(|(_, command)| command)
+        .filter(|command| command.contains(USERSPACE_WIREGUARD));
     Ok(carrying.collect::<Vec<_>>().join("; "))
 }
