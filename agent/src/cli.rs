@@ -223,13 +223,11 @@ mod tests {
     }
 
     fn up(line: &str) -> UpArgs {
-        match parse(line)
-            .unwrap_or_else(|error| panic!("{error}"))
-            .command
-        {
-            Command::Up(args) => args,
-            other => panic!("{other:?}"),
-        }
+        let cli = parse(line).unwrap_or_else(|error| panic!("{error}"));
+        let Command::Up(args) = cli.command else {
+            panic!("{line} is not `up`");
+        };
+        args
     }
 
     #[test]

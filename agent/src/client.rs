@@ -26,12 +26,15 @@ pub(crate) fn ask(socket: &Path, request: Request, deadline: Duration) -> Result
     let mut answer = Vec::new();
     BufReader::new(stream.take(MAX_RESPONSE as u64))
         .read_until(b'\n', &mut answer)
-        .map_err(|error| match error.kind() {
-            ErrorKind::WouldBlock | ErrorKind::TimedOut => anyhow!(
-                "the daemon did not answer within {} s; `journalctl -u weir-agent` shows what it does",
-                deadline.as_secs()
-            ),
-            _ => anyhow!(error).context("the daemon's answer broke off"),
+        .map_err(|error| {
+            if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) {
+                return anyhow!(
+                    "the daemon did not answer within {} s; `journalctl -u weir-agent` shows what \
+                     it does",
+                    deadline.as_secs()
+                );
+            }
+            anyhow!(error).context("the daemon's answer broke off")
         })?;
     let any: AnyEnvelope =
         serde_json::from_slice(&answer).context("the daemon's answer is not understood")?;

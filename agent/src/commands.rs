@@ -253,7 +253,11 @@ fn version(socket: &Path, json: bool) -> Result<ExitCode> {
 fn accepted(response: Response) -> Result<Response> {
     match response {
         Response::Refused { message } => Err(anyhow!(message)),
-        other => Ok(other),
+        Response::Up(_)
+        | Response::Saved
+        | Response::Down(_)
+        | Response::Status(_)
+        | Response::Version { .. } => Ok(response),
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 use weir_kernel_plan::desired_state;
 use weir_overlay::Generation;
-use weir_protocol::{ItemFailure, NetworkMap, StreamMessage};
+use weir_protocol::{ItemFailure, NetworkMap, StreamMessage, apply_delta};
 use weir_reconcile::{Goal, Ledger, LedgerError, ReconcilerHandle, StateDirectory, Target};
 
 use super::{
@@ -183,7 +183,7 @@ impl<H: Host> Agent<H> {
             StreamMessage::Delta { delta } => {
                 let held = self.state().ledger.map().cloned();
                 let mut map = held.ok_or(FullMapNeeded)?;
-                weir_netmap::apply(&mut map, &delta).map_err(|_| FullMapNeeded)?;
+                apply_delta(&mut map, &delta).map_err(|_| FullMapNeeded)?;
                 map
             }
         };

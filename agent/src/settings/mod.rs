@@ -74,7 +74,6 @@ macro_rules! settings {
             }
         }
 
-        #[expect(clippy::derivable_impls, reason = "the defaults stand in the list")]
         impl Default for Settings {
             fn default() -> Self {
                 Self {
@@ -158,10 +157,9 @@ pub(crate) struct Interface(pub(crate) InterfaceName);
 impl Default for Interface {
     fn default() -> Self {
         // The constant is a valid name; the test below holds it to that.
-        DEFAULT_INTERFACE.parse().map_or_else(
-            |_: String| unreachable!("{DEFAULT_INTERFACE} is an interface name"),
-            |interface| interface,
-        )
+        DEFAULT_INTERFACE
+            .parse()
+            .unwrap_or_else(|_: String| unreachable!("{DEFAULT_INTERFACE} is an interface name"))
     }
 }
 

@@ -28,6 +28,7 @@ mod primary;
 mod state;
 
 pub use check::{Problem, check_map};
-pub use delta::{WrongGeneration, apply, delta};
+pub use delta::delta;
 pub use network::{NO_POLICY_NOTICE, Network};
 pub use state::{NetworkState, Node, RouteDecision};
+pub use weir_protocol::{WrongGeneration, apply_delta as apply};

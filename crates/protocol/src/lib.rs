@@ -10,12 +10,14 @@
 #![forbid(unsafe_code)]
 
 mod auth_key;
+mod delta;
 mod enrolment;
 mod error;
 mod map;
 mod signature;
 
 pub use auth_key::{AuthKey, AuthKeyError, Pin};
+pub use delta::{WrongGeneration, apply_delta};
 pub use enrolment::{
     HostInfo, ItemFailure, RegisterRequest, RegisterResponse, ReportRequest, UpdateRequest,
 };
