@@ -27,7 +27,6 @@ use std::{path::PathBuf, process::ExitCode};
     name = "coordinator",
     version,
     max_term_width = 100,
-    disable_help_subcommand = true,
     after_help = "Examples:\n  \
         coordinator serve\n  \
         coordinator users create alice\n  \

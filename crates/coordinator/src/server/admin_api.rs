@@ -10,7 +10,8 @@ use crate::{
 use axum::{
     Json, Router,
     extract::{
-        ConnectInfo, FromRequest, FromRequestParts, Path, Request, State, connect_info::Connected,
+        ConnectInfo, DefaultBodyLimit, FromRequest, FromRequestParts, Path, Request, State,
+        connect_info::Connected,
     },
     http::request::Parts,
     routing::{get, post, put},
@@ -24,6 +25,9 @@ use weir_protocol::ErrorCode;
 
 type Shared = State<Arc<Coordinator>>;
 type Answer<T> = Result<Json<T>, Refusal>;
+
+/// The longest request: the longest policy (4 MiB) fits, with its line ends escaped.
+const MAX_BODY_BYTES: usize = 8 << 20;
 
 /// The routes of the admin API.
 pub(super) fn router(coordinator: Arc<Coordinator>) -> Router {
@@ -45,6 +49,7 @@ pub(super) fn router(coordinator: Arc<Coordinator>) -> Router {
         .nest(PATH_PREFIX, api)
         .fallback(answer::no_such_path)
         .method_not_allowed_fallback(answer::no_such_method)
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(coordinator)
 }
 

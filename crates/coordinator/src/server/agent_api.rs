@@ -2,7 +2,7 @@
 
 use super::{
     answer,
-    signed::SignedRequest,
+    signed::{self, SignedRequest},
     stream::{self, Source},
 };
 use crate::{Coordinator, enrolment, refusal::Refusal};
@@ -45,6 +45,10 @@ async fn register(
     let policy = coordinator.engine.policy();
     let (store, sender) = (&coordinator.store, request.sender);
     let response = enrolment::register(store, &policy.policy, request.body, sender).await?;
+    if request.node.is_none() {
+        // It was a stranger's request, and is a node's now.
+        signed::remember(store, &request.signed, sender.now).await?;
+    }
     coordinator.engine.changed().await;
     Ok(Json(response))
 }

@@ -13,7 +13,7 @@ const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json"
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let problem = self.problem();
-        if problem.code == ErrorCode::Internal {
+        if matches!(self, Self::Store(_) | Self::Random(_)) {
             tracing::error!(
                 error = &self as &dyn std::error::Error,
                 "a request failed because of the coordinator itself"

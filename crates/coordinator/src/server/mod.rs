@@ -17,6 +17,7 @@ use crate::{
     store::{OpenError, Store, StoreError},
 };
 use agent_api::Stopping;
+use nix::unistd::gethostname;
 use socket::SocketFile;
 use std::{
     fs, io,
@@ -201,11 +202,12 @@ fn default_url(listen: SocketAddr) -> String {
     if !listen.ip().is_unspecified() {
         return format!("https://{listen}");
     }
-    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let host = match host.trim() {
-        "" => "localhost",
-        host => host,
-    };
+    // Not from /proc, which a hardened unit hides.
+    let host = gethostname()
+        .ok()
+        .and_then(|name| name.into_string().ok())
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "localhost".to_owned());
     format!("https://{host}:{}", listen.port())
 }
 

@@ -5,7 +5,7 @@ use crate::{
     enrolment::Sender,
     refusal::Refusal,
     replay::{ReplayError, Signer, forget_at},
-    store::NodeRow,
+    store::{NodeRow, Store},
 };
 use axum::{
     body::{Body, Bytes},
@@ -15,7 +15,7 @@ use axum::{
 use http_body_util::{BodyExt, Limited};
 use serde::de::DeserializeOwned;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
-use weir_protocol::{ErrorCode, SignatureError, SignedHeaders, verify};
+use weir_protocol::{ErrorCode, SignatureError, Signed, SignedHeaders, verify};
 
 /// The longest request: a thousand routes and addresses fit many times.
 const MAX_BODY_BYTES: usize = 256 * 1024;
@@ -31,6 +31,8 @@ pub(super) struct PeerAddress(pub(super) SocketAddr);
 pub(super) struct SignedRequest<T> {
     /// Who sent it.
     pub(super) sender: Sender,
+    /// The signature.
+    pub(super) signed: Signed,
     /// The node that it is, when it is enrolled.
     pub(super) node: Option<NodeRow>,
     /// What it says.
@@ -73,10 +75,7 @@ impl<T: DeserializeOwned> FromRequest<Arc<Coordinator>> for SignedRequest<T> {
                 Refusal::new(code, error.to_string())
             })?;
         if node.is_some() {
-            let mut tx = coordinator.store.write().await?;
-            tx.remember_signature(&signed.machine, &signed.nonce, forget_at(&signed), now)
-                .await?;
-            tx.commit().await?;
+            remember(&coordinator.store, &signed, now).await?;
         }
         let body = serde_json::from_slice(&bytes).map_err(|error| {
             bad_request(&format!(
@@ -90,10 +89,20 @@ impl<T: DeserializeOwned> FromRequest<Arc<Coordinator>> for SignedRequest<T> {
                 address: from,
                 now,
             },
+            signed,
             node,
             body,
         })
     }
+}
+
+/// Remembers across a restart that this signature was accepted.
+pub(super) async fn remember(store: &Store, signed: &Signed, now: i64) -> Result<(), Refusal> {
+    let mut tx = store.write().await?;
+    tx.remember_signature(&signed.machine, &signed.nonce, forget_at(signed), now)
+        .await?;
+    tx.commit().await?;
+    Ok(())
 }
 
 fn bad_request(detail: &str) -> Refusal {

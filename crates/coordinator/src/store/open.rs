@@ -151,3 +151,42 @@ async fn back_up(pool: &SqlitePool, path: &Path, found: i64, known: i64) -> Resu
     tracing::info!(copy = %copy.display(), "backed the database up before upgrading it");
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_backup_is_a_whole_database() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("it's.db");
+        let store = Store::open(&path).await.unwrap();
+        let mut tx = store.write().await.unwrap();
+        tx.insert_user("alice", 0).await.unwrap();
+        tx.commit().await.unwrap();
+        back_up(&store.pool, &path, 1, 2).await.unwrap();
+        let copy = directory.path().join("it's.db.before-2-from-1");
+        let copy = Store::open(&copy).await.unwrap();
+        let users = copy.read().await.unwrap().users().await.unwrap();
+        assert_eq!(users[0].name, "alice");
+    }
+
+    #[tokio::test]
+    async fn what_is_not_committed_is_undone() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().join("a.db")).await.unwrap();
+        let mut tx = store.write().await.unwrap();
+        tx.insert_user("alice", 0).await.unwrap();
+        drop(tx);
+        assert!(
+            store
+                .read()
+                .await
+                .unwrap()
+                .users()
+                .await
+                .unwrap()
+                .is_empty()
+        );
+    }
+}

@@ -152,6 +152,9 @@ async fn a_wireguard_key_belongs_to_one_machine() {
     let refused = copy.join(&key).await.unwrap_err();
     assert_eq!(refused.code, ErrorCode::Conflict);
     assert!(refused.detail.contains("first"), "{refused}");
+    // Who has no key does not learn whose it is.
+    let refused = copy.join("weir-key-x").await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::UnknownAuthKey);
 }
 
 #[tokio::test]

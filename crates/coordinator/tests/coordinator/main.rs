@@ -1,11 +1,19 @@
 //! The coordinator as agents and admins see it: a real server on loopback, real TLS, signed
 //! requests, and the real command line.
 
+#[cfg(test)]
 mod agent;
+#[cfg(test)]
 mod command_line;
+#[cfg(test)]
 mod enrolment;
+#[cfg(test)]
 mod map_stream;
+#[cfg(test)]
 mod requests;
+#[cfg(test)]
 mod restart;
+#[cfg(test)]
 mod routes_and_policy;
+#[cfg(test)]
 mod server;

@@ -42,15 +42,19 @@ async fn a_request_is_accepted_once_also_across_a_restart() {
 
 #[tokio::test]
 async fn a_replayed_join_is_refused_too() {
-    let server = TestServer::start().await;
-    let agent = Agent::new(&server, "laptop");
+    let mut server = TestServer::start().await;
+    let mut agent = Agent::new(&server, "laptop");
     let request = agent.join_request(Some(&server.key("alice").await), &[]);
     let request = agent.prepare(REGISTER_PATH, &request);
     answer::<RegisterResponse>(agent.send(&request).await)
         .await
         .unwrap();
-    let again = answer::<RegisterResponse>(agent.send(&request).await).await;
-    assert_eq!(again.unwrap_err().code, ErrorCode::BadSignature);
+    for _ in 0..2 {
+        let again = answer::<RegisterResponse>(agent.send(&request).await).await;
+        assert_eq!(again.unwrap_err().code, ErrorCode::BadSignature);
+        server = server.restart().await;
+        agent.follow(&server);
+    }
 }
 
 #[tokio::test]

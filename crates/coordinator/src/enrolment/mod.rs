@@ -1,0 +1,235 @@
+//! Who may join the network, and as what.
+//!
+//! Checking the auth key, using it up and creating the node are one transaction: two machines
+//! cannot both join with a one-off key, and a join that fails leaves the key as it was.
+
+mod admission;
+mod host;
+
+use admission::{check_auth_key, check_node_key, tags_of_known_node, tags_of_new_node};
+use host::{check_host, store_host};
+
+use crate::{
+    addresses::{free_name, lowest_free},
+    refusal::Refusal,
+    store::{Actor, AuditEntry, NewNode, NodeRow, Store, Tx},
+};
+use serde_json::json;
+use std::net::IpAddr;
+use weir_overlay::{MachinePublicKey, NodeId, NodeName};
+use weir_policy::Policy;
+use weir_protocol::{
+    AuthKey, ErrorCode, HostInfo, RegisterRequest, RegisterResponse, ReportRequest,
+};
+
+/// How many failures of one report are kept.
+const MAX_FAILURES: usize = 100;
+
+/// What is known of a request besides its content.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sender {
+    /// Who signed it.
+    pub machine: MachinePublicKey,
+    /// Where it came from.
+    pub address: IpAddr,
+    /// When, in seconds since 1970.
+    pub now: i64,
+}
+
+/// Lets a machine in, or renews what is known of one that is in already.
+///
+/// # Errors
+/// [`Refusal`]; then nothing was changed and no auth key was used up.
+pub(crate) async fn register(
+    store: &Store,
+    policy: &Policy,
+    request: RegisterRequest,
+    sender: Sender,
+) -> Result<RegisterResponse, Refusal> {
+    check_host(&request.host)?;
+    let mut tx = store.write().await?;
+    let known = tx.node_by_machine(&sender.machine).await?;
+    let response = match known {
+        Some(node) => renew(&mut tx, policy, node, request, sender).await?,
+        None => enrol(&mut tx, policy, request, sender).await?,
+    };
+    tx.commit().await?;
+    Ok(response)
+}
+
+/// Takes over what an enrolled machine tells of its host. Says whether anything changed.
+///
+/// # Errors
+/// [`Refusal`]; then nothing was changed.
+pub(crate) async fn update(store: &Store, host: HostInfo, sender: Sender) -> Result<bool, Refusal> {
+    check_host(&host)?;
+    let mut tx = store.write().await?;
+    let node = tx
+        .node_by_machine(&sender.machine)
+        .await?
+        .ok_or_else(not_enrolled)?;
+    let changed = store_host(&mut tx, &node, &host, sender).await?;
+    tx.commit().await?;
+    Ok(changed)
+}
+
+/// What a machine hears that is not, or no longer, in the network.
+#[must_use]
+pub(crate) fn not_enrolled() -> Refusal {
+    Refusal::new(
+        ErrorCode::NotEnrolled,
+        "this machine is not enrolled here: get an auth key from an admin (coordinator keys \
+         create) and join with agent up --auth-key KEY",
+    )
+}
+
+async fn enrol(
+    tx: &mut Tx,
+    policy: &Policy,
+    request: RegisterRequest,
+    sender: Sender,
+) -> Result<RegisterResponse, Refusal> {
+    let text = request.auth_key.as_deref().ok_or_else(not_enrolled)?;
+    let presented: AuthKey = text.parse().map_err(|error: weir_protocol::AuthKeyError| {
+        Refusal::new(ErrorCode::UnknownAuthKey, error.to_string())
+    })?;
+    let key = check_auth_key(tx.auth_key(presented.id()).await?, &presented, sender.now)?;
+    // Only now: whoever brings no good key learns nothing about the machines that are in.
+    check_node_key(tx, &request.node_key, &sender.machine).await?;
+    let tags = tags_of_new_node(policy, &key, &request.tags)?;
+    let user = if tags.is_empty() { key.user } else { None };
+    let nodes = tx.nodes().await?;
+    let taken = nodes.iter().map(|node| node.ipv4).collect();
+    let taken_v6 = nodes.iter().map(|node| node.ipv6).collect();
+    let names = nodes.into_iter().map(|node| node.name).collect();
+    let (ipv4, ipv6) = lowest_free(&taken, &taken_v6).ok_or_else(|| {
+        Refusal::new(
+            ErrorCode::Conflict,
+            "all overlay addresses are taken: delete nodes that are gone (coordinator nodes list)",
+        )
+    })?;
+    let node = NewNode {
+        machine_key: sender.machine,
+        node_key: request.node_key,
+        name: free_name(&request.host.hostname, &names),
+        user,
+        tags,
+        ephemeral: key.ephemeral,
+        ipv4,
+        ipv6,
+        host: request.host,
+        observed_address: sender.address,
+        created_at: sender.now,
+    };
+    let id = tx.insert_node(&node).await?;
+    tx.set_advertised(id, &node.host.advertised_routes).await?;
+    tx.count_auth_key_use(&key.id).await?;
+    let after = json!({
+        "name": node.name, "user": key.user_name, "tags": node.tags,
+        "addresses": [node.ipv4.to_string(), node.ipv6.to_string()],
+        "node_key": node.node_key, "ephemeral": node.ephemeral,
+        "advertised": node.host.advertised_routes,
+    });
+    let entry = AuditEntry {
+        at: sender.now,
+        actor: &Actor::AuthKey(key.id),
+        action: "nodes.enrol",
+        subject: format!("node {id} ({})", node.name),
+    };
+    tx.record(entry, None::<&()>, Some(&after)).await?;
+    tracing::info!(node = %id, name = %node.name, "enrolled a machine");
+    Ok(RegisterResponse {
+        node_id: id,
+        name: node.name,
+        addresses: [IpAddr::V4(node.ipv4), IpAddr::V6(node.ipv6)].into(),
+        enrolled: true,
+    })
+}
+
+/// A machine that is in already needs no key, and one that it brings is not used up.
+async fn renew(
+    tx: &mut Tx,
+    policy: &Policy,
+    node: NodeRow,
+    request: RegisterRequest,
+    sender: Sender,
+) -> Result<RegisterResponse, Refusal> {
+    let mut node = node;
+    let actor = Actor::Node {
+        id: node.id,
+        name: node.name.clone(),
+    };
+    let entry = |action| AuditEntry {
+        at: sender.now,
+        actor: &actor,
+        action,
+        subject: actor.to_string(),
+    };
+    let new_tags = tags_of_known_node(policy, &node, &request.tags)?;
+    if new_tags != node.tags {
+        tx.set_node_tags(node.id, &new_tags).await?;
+        tx.set_node_user(node.id, None).await?;
+        tx.record(entry("nodes.tag"), Some(&node.tags), Some(&new_tags))
+            .await?;
+    }
+    if request.node_key != node.node_key {
+        check_node_key(tx, &request.node_key, &sender.machine).await?;
+        tx.set_node_key(node.id, &request.node_key).await?;
+        let (before, after) = (Some(&node.node_key), Some(&request.node_key));
+        tx.record(entry("nodes.key"), before, after).await?;
+    }
+    store_host(tx, &node, &request.host, sender).await?;
+    tx.set_node_seen(node.id, Some(sender.address), sender.now)
+        .await?;
+    if let Some(renamed) = tx.node_by_machine(&sender.machine).await? {
+        node = renamed;
+    }
+    Ok(RegisterResponse {
+        node_id: node.id,
+        name: node.name,
+        addresses: [IpAddr::V4(node.ipv4), IpAddr::V6(node.ipv6)].into(),
+        enrolled: false,
+    })
+}
+
+/// Remembers where an enrolled machine's requests come from. Says whether that changed.
+///
+/// # Errors
+/// [`Refusal::Store`].
+pub(crate) async fn seen(store: &Store, node: &NodeRow, sender: Sender) -> Result<bool, Refusal> {
+    let moved = node.observed_address != Some(sender.address);
+    let mut tx = store.write().await?;
+    tx.set_node_seen(node.id, Some(sender.address), sender.now)
+        .await?;
+    tx.commit().await?;
+    Ok(moved)
+}
+
+/// How a node is called in the audit log.
+#[must_use]
+pub(crate) fn subject(id: NodeId, name: &NodeName) -> String {
+    format!("node {id} ({name})")
+}
+
+/// Remembers what a node has applied and what it could not.
+///
+/// # Errors
+/// [`Refusal::Store`].
+pub(crate) async fn report(
+    store: &Store,
+    node: &NodeRow,
+    report: &ReportRequest,
+    sender: Sender,
+) -> Result<(), Refusal> {
+    let failures: Vec<_> = report.failures.iter().take(MAX_FAILURES).cloned().collect();
+    for failure in &failures {
+        tracing::info!(node = %node.id, name = %node.name, item = failure.item, reason = failure.reason, "a node could not apply a part of its map");
+    }
+    let mut tx = store.write().await?;
+    tx.set_node_report(node.id, report.generation, &failures)
+        .await?;
+    tx.set_node_seen(node.id, Some(sender.address), sender.now)
+        .await?;
+    tx.commit().await?;
+    Ok(())
+}
