@@ -115,10 +115,22 @@ fn missing<'a>(these: &'a [String], those: &[String]) -> Vec<&'a str> {
         .collect()
 }
 
-/// Replaces what changes by itself: packet and byte counters of rules, which traffic moves, and
-/// the remaining seconds of addresses and routes, which the clock moves.
+/// Words before a number that changes by itself: counters of rules, which traffic moves; the
+/// remaining seconds of addresses and routes, and the timers of bridges, which the clock moves.
+const MOVING: &[&str] = &[
+    "packets",
+    "bytes",
+    "valid_lft",
+    "preferred_lft",
+    "expires",
+    "hello_timer",
+    "tcn_timer",
+    "topology_change_timer",
+    "gc_timer",
+];
+
+/// Replaces the numbers that change by themselves.
 fn steady(line: &str) -> String {
-    const MOVING: &[&str] = &["packets", "bytes", "valid_lft", "preferred_lft", "expires"];
     let mut steady = String::with_capacity(line.len());
     let mut moving = false;
     // Split at each space, so that indentation stays.
@@ -129,10 +141,17 @@ fn steady(line: &str) -> String {
         let counts = word
             .strip_suffix("sec")
             .unwrap_or(word)
-            .parse::<u64>()
+            .parse::<f64>()
             .is_ok();
-        steady.push_str(if moving && counts { "N" } else { word });
-        moving = MOVING.contains(&word);
+        if moving && counts {
+            // Numbers in columns: fewer digits, more spaces.
+            let words = steady.trim_end().len();
+            steady.truncate(words);
+            steady.push_str(" N");
+        } else {
+            steady.push_str(word);
+        }
+        moving = MOVING.contains(&word) || (moving && word.is_empty());
     }
     steady
 }
@@ -150,6 +169,7 @@ mod tests {
 
     #[test]
     fn what_moves_by_itself_is_no_difference() {
+        assert_eq!(steady("gc_timer   12.30 vlan 1"), "gc_timer N vlan 1");
         assert_eq!(
             steady("\t\tcounter packets 12 bytes 900 drop"),
             "\t\tcounter packets N bytes N drop"
