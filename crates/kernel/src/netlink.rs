@@ -16,8 +16,8 @@ use weir_kernel_plan::KernelError;
 
 use crate::error::{failed, io_failed, kernel_said, timed_out};
 
-/// How long one request may take, in seconds. The kernel answers at once; a dump of a million
-/// routes takes about one.
+/// How long one request may take, in seconds. The kernel answers at once, and dumps are small: it
+/// filters them.
 const DEADLINE_SECONDS: u64 = 10;
 /// How often an interrupted request is asked again.
 const ATTEMPTS: u32 = 10;
