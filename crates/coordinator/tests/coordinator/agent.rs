@@ -40,12 +40,11 @@ impl ServerCertVerifier for Pinned {
         _: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let (_, parsed) = x509_parser::parse_x509_certificate(certificate).unwrap();
-        if Pin::of_public_key_info(parsed.public_key().raw) == self.pin {
-            Ok(ServerCertVerified::assertion())
-        } else {
-            Err(rustls::Error::General("another pin".into()))
-        }
+        let parsed = x509_parser::parse_x509_certificate(certificate).ok();
+        parsed
+            .filter(|(_, seen)| Pin::of_public_key_info(seen.public_key().raw) == self.pin)
+            .map(|_| ServerCertVerified::assertion())
+            .ok_or_else(|| rustls::Error::General("another pin".into()))
     }
 
     fn verify_tls12_signature(
