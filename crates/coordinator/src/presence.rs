@@ -73,22 +73,20 @@ impl Presence {
         self.lock().streams.len()
     }
 
-    /// Which of `nodes` are not there, and have not been for longer than [`GRACE`]. Right after a
-    /// start nobody is: the nodes must find back first.
+    /// Which of `nodes`, all that there are, are not there and have not been for longer than
+    /// [`GRACE`]. Right after a start nobody is absent: the nodes must find back first.
     #[must_use]
-    pub(crate) fn absent(
-        &self,
-        nodes: impl IntoIterator<Item = NodeId>,
-        now: Instant,
-    ) -> BTreeSet<NodeId> {
-        let state = self.lock();
+    pub(crate) fn absent(&self, nodes: &BTreeSet<NodeId>, now: Instant) -> BTreeSet<NodeId> {
+        let mut state = self.lock();
+        state.left.retain(|node, _| nodes.contains(node));
         nodes
-            .into_iter()
+            .iter()
             .filter(|node| !state.streams.contains_key(node))
             .filter(|node| {
                 let since = state.left.get(node).copied().unwrap_or(self.started);
                 now.saturating_duration_since(since) > GRACE
             })
+            .copied()
             .collect()
     }
 
@@ -96,13 +94,6 @@ impl Presence {
     #[must_use]
     pub(crate) fn take_left(&self) -> BTreeMap<NodeId, i64> {
         std::mem::take(&mut self.lock().to_store)
-    }
-
-    /// Forgets a node that was deleted.
-    pub(crate) fn forget(&self, node: NodeId) {
-        let mut state = self.lock();
-        state.left.remove(&node);
-        state.to_store.remove(&node);
     }
 
     /// Waits until a node comes or leaves.
@@ -143,22 +134,23 @@ mod tests {
         let start = Instant::now();
         let presence = Presence::new(start);
         let (here, never) = (NodeId(1), NodeId(2));
+        let both = BTreeSet::from([here, never]);
         let first = presence.connect(here);
         let second = presence.connect(here);
-        assert!(presence.absent([here, never], start).is_empty());
+        assert!(presence.absent(&both, start).is_empty());
         drop(first);
         assert!(presence.is_online(here));
         let later = start + GRACE * 2;
-        assert_eq!(presence.absent([here, never], later), [never].into());
+        assert_eq!(presence.absent(&both, later), [never].into());
         drop(second);
         assert!(!presence.is_online(here));
         assert!(
             presence
-                .absent([here], Instant::now() + GRACE / 2)
+                .absent(&[here].into(), Instant::now() + GRACE / 2)
                 .is_empty()
         );
         assert_eq!(
-            presence.absent([here], Instant::now() + GRACE * 2),
+            presence.absent(&[here].into(), Instant::now() + GRACE * 2),
             [here].into()
         );
         assert!(presence.take_left().contains_key(&here));

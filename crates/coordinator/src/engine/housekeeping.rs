@@ -51,7 +51,6 @@ pub(super) async fn run(
         let before = json!({ "name": node.name, "ephemeral": true });
         tx.record(entry, Some(&before), None::<&()>).await?;
         tracing::info!(node = %node.id, name = %node.name, "forgot an ephemeral node that stayed away");
-        presence.forget(node.id);
     }
     tx.commit().await?;
     Ok(true)

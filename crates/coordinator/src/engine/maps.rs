@@ -6,7 +6,7 @@ use crate::{
 };
 use sha2::{Digest, Sha256};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 use tokio::sync::watch;
@@ -47,7 +47,7 @@ impl Maps {
         })
     }
 
-    pub(super) fn nodes(&self) -> Vec<NodeId> {
+    pub(super) fn nodes(&self) -> BTreeSet<NodeId> {
         lock(&self.watches).keys().copied().collect()
     }
 

@@ -8,6 +8,8 @@
 mod housekeeping;
 mod maps;
 mod policy;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use maps::Current;
 pub(crate) use policy::PolicyInForce;
@@ -151,7 +153,7 @@ impl Task {
     }
 
     fn absence_changed(&self) -> bool {
-        self.presence.absent(self.maps.nodes(), Instant::now()) != self.absent
+        self.presence.absent(&self.maps.nodes(), Instant::now()) != self.absent
     }
 
     /// The store may be busy or its disk full for a while. Nodes keep the maps they have.
@@ -177,7 +179,7 @@ impl Task {
         drop(tx);
         self.absent = self
             .presence
-            .absent(state.nodes.keys().copied(), Instant::now());
+            .absent(&state.nodes.keys().copied().collect(), Instant::now());
         snapshot::mark_absent(&mut state, &self.absent);
         let network = Network::new(&state, &in_force.policy);
         self.maps.publish(&self.store, &state, &network).await?;

@@ -79,8 +79,11 @@ impl<T: DeserializeOwned> FromRequest<Arc<Coordinator>> for SignedRequest<T> {
         }
         let body = serde_json::from_slice(&bytes).map_err(|error| {
             bad_request(&format!(
-                "the request cannot be read ({error}): agent and coordinator may be of different \
-                 versions, see agent version and coordinator version"
+                // Not the parser's own words: they quote the request, which may hold an auth key.
+                "the request cannot be read from line {}, column {} on: agent and coordinator may \
+                 be of different versions, see agent version and coordinator version",
+                error.line(),
+                error.column()
             ))
         })?;
         Ok(Self {
