@@ -1,6 +1,6 @@
 //! The command line.
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::path::PathBuf;
 
 use crate::settings::Change;
@@ -146,7 +146,7 @@ pub(crate) struct SetArgs {
 #[derive(Debug, Args)]
 pub(crate) struct JoinArgs {
     /// The key that lets this machine in, made by `coordinator keys create`
-    #[arg(long, value_name = "KEY|file:PATH", hide_env_values = true)]
+    #[arg(long, value_name = "KEY|file:PATH")]
     pub(crate) auth_key: Option<String>,
 
     /// How long it may take, in seconds [default: 30]
@@ -194,6 +194,38 @@ pub(crate) struct DaemonArgs {
     pub(crate) state_dir: PathBuf,
 }
 
+/// A usage error as one sentence: what is wrong, what was probably meant, where help is. `None`
+/// for what is no error: help and version, and help where something is missing.
+pub(crate) fn usage_error(error: &clap::Error, arguments: &[String]) -> Option<String> {
+    use clap::error::ErrorKind as Kind;
+    let is_help = matches!(
+        error.kind(),
+        Kind::DisplayHelp | Kind::DisplayVersion | Kind::DisplayHelpOnMissingArgumentOrSubcommand
+    );
+    if is_help {
+        return None;
+    }
+    let text = error.to_string();
+    let parts: Vec<&str> = text
+        .lines()
+        .map(|line| line.trim().trim_end_matches('.'))
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"))
+        .map(|line| {
+            line.trim_start_matches("error: ")
+                .trim_start_matches("tip: ")
+        })
+        .filter(|line| !line.is_empty())
+        .collect();
+    let command = arguments
+        .get(1)
+        .filter(|name| Cli::command().find_subcommand(name).is_some())
+        .map_or_else(|| "agent".to_owned(), |name| format!("agent {name}"));
+    Some(format!(
+        "{}; `{command} --help` tells more",
+        parts.join("; ")
+    ))
+}
+
 /// Puts lists together that the shell took apart: `--advertise-routes=8.8.8.8, 8.8.4.4` is one
 /// list.
 pub(crate) fn joined_lists(arguments: impl IntoIterator<Item = String>) -> Vec<String> {
@@ -215,11 +247,15 @@ pub(crate) fn joined_lists(arguments: impl IntoIterator<Item = String>) -> Vec<S
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {
         let words = line.split_whitespace().map(str::to_owned);
         Cli::try_parse_from(joined_lists(words))
+    }
+
+    fn sentence(line: &str) -> Option<String> {
+        let words: Vec<_> = line.split_whitespace().map(str::to_owned).collect();
+        usage_error(&parse(line).unwrap_err(), &words)
     }
 
     fn up(line: &str) -> UpArgs {
@@ -269,9 +305,17 @@ mod tests {
         ] {
             let error = parse(line).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}");
-            assert!(error.to_string().contains(part), "{line}: {error}");
+            let sentence = sentence(line).unwrap_or_else(|| panic!("{line} is no error"));
+            assert!(sentence.contains(part), "{line}: {sentence}");
+            assert_eq!(sentence.lines().count(), 1, "{line}: {sentence}");
         }
         assert_eq!(parse("agent set").unwrap_err().exit_code(), 2);
+        assert_eq!(sentence("agent up --help"), None);
+        assert_eq!(
+            sentence("agent up --advertise-route=8.8.8.8").unwrap(),
+            "unexpected argument '--advertise-route' found; a similar argument exists: \
+             '--advertise-routes'; `agent up --help` tells more"
+        );
     }
 
     #[test]

@@ -23,8 +23,21 @@ mod shell;
 use clap::Parser;
 use std::process::ExitCode;
 
+/// What usage errors end with, as `clap` has it.
+const USAGE: u8 = 2;
+
 fn main() -> ExitCode {
-    let cli = cli::Cli::parse_from(cli::joined_lists(std::env::args()));
+    let arguments = cli::joined_lists(std::env::args());
+    let cli = match cli::Cli::try_parse_from(&arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let Some(sentence) = cli::usage_error(&error, &arguments) else {
+                error.exit();
+            };
+            output::complain(&anyhow::anyhow!(sentence));
+            return ExitCode::from(USAGE);
+        }
+    };
     commands::run(cli).unwrap_or_else(|error| {
         output::complain(&error);
         ExitCode::FAILURE

@@ -147,6 +147,10 @@ impl<H: Host> Agent<H> {
     /// As [`Self::pursue_ledger`]; gives the goal's number as well.
     pub(crate) fn pursue(&self) -> Option<(Generation, u64)> {
         let state = self.state();
+        // A map that comes in while the node goes down must not bring it up again.
+        if state.saved.state != NodeState::Up {
+            return None;
+        }
         let settings = state.saved.applied.as_ref()?.node_settings();
         let map = state.ledger.map()?;
         let target = Target {

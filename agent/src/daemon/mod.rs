@@ -22,7 +22,7 @@ use weir_reconcile::{Reconciler, StateDirectory, Timing};
 use agent::Agent;
 
 /// How long a pass under way may take to end when the daemon stops.
-const STOP_DEADLINE: Duration = Duration::from_secs(10);
+const STOP_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Where the daemon keeps its things.
 #[derive(Clone, Debug)]

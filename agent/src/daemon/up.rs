@@ -203,11 +203,14 @@ impl<H: Host> Agent<H> {
             host: HostChoice::new(&checked.effects, &checked.facts),
             settings: checked.settings,
         };
-        let other_network = saved.enrolment.as_ref() != Some(&enrolment) || registered.enrolled;
+        // A node that was down has no map in force: it takes what the coordinator has now, also
+        // one that went back in time.
+        let begins_anew =
+            is_first || saved.enrolment.as_ref() != Some(&enrolment) || registered.enrolled;
         next.state = NodeState::Up;
         next.enrolment = Some(enrolment);
         next.applied = Some(applied.clone());
-        self.save(next, map.clone(), other_network)?;
+        self.save(next, map.clone(), begins_anew)?;
 
         let (_, goal) = self
             .pursue()
@@ -316,10 +319,10 @@ impl<H: Host> Agent<H> {
     }
 
     /// Settings and map on disk; from here on, a restart goes on with them.
-    fn save(&self, next: Saved, map: NetworkMap, other_network: bool) -> Result<()> {
+    fn save(&self, next: Saved, map: NetworkMap, begins_anew: bool) -> Result<()> {
         let mut state = self.state();
         // An error of either leaves the other as it was: a newer map alone does no harm.
-        if other_network {
+        if begins_anew {
             state.ledger.forget()?;
         }
         state
