@@ -10,7 +10,7 @@ use rtnetlink::{
 };
 use std::collections::BTreeSet;
 use weir_kernel_plan::{
-    IpFamily, KernelError, PolicyRule, ROUTE_PROTOCOL, RULE_BAND_FIRST, RULE_BAND_LAST,
+    IpFamily, KernelError, PolicyRule, ROUTE_PROTOCOL, RULE_BAND_FIRST, RULE_BAND_LAST, Step,
     TUNNEL_MARK, TUNNEL_MARK_MASK,
 };
 
@@ -110,7 +110,7 @@ fn message(rule: &PolicyRule) -> RuleMessage {
 pub(crate) async fn add(netlink: &Netlink, rule: &PolicyRule) -> Result<(), KernelError> {
     let added = netlink
         .change(
-            &format!("add rule {} for {:?}", rule.priority, rule.family),
+            &Step::AddRule(*rule).to_string(),
             RouteNetlinkMessage::NewRule(message(rule)),
             NLM_F_CREATE | NLM_F_EXCL,
         )
@@ -122,7 +122,7 @@ pub(crate) async fn add(netlink: &Netlink, rule: &PolicyRule) -> Result<(), Kern
 pub(crate) async fn remove(netlink: &Netlink, rule: &PolicyRule) -> Result<(), KernelError> {
     let removed = netlink
         .change(
-            &format!("remove rule {} for {:?}", rule.priority, rule.family),
+            &Step::RemoveRule(*rule).to_string(),
             RouteNetlinkMessage::DelRule(message(rule)),
             0,
         )

@@ -32,7 +32,10 @@ pub enum DeviceError {
     #[error("the link {0} exists already: remove it, or choose another with --interface")]
     LinkExists(InterfaceName),
     /// The TUN link could not be made.
-    #[error("cannot make the TUN link {name} with /dev/net/tun: is the module tun loaded?")]
+    #[error(
+        "cannot make the TUN link {name}: that takes the module tun, a /dev/net/tun that may be \
+         opened, and CAP_NET_ADMIN"
+    )]
     Tun {
         /// Its name.
         name: InterfaceName,

@@ -103,10 +103,8 @@ impl Session {
 
     /// Does what is due: retries, new handshakes, keepalives.
     pub(super) fn tick(&mut self, now: Instant, buffer: &mut [u8], sockets: &Sockets) {
-        // Without an endpoint a retry would go nowhere.
-        if self.endpoint.is_none() {
-            return;
-        }
+        // Also for a peer that was never heard: the tunnel's clock stands still in between, and a
+        // session made by a clock that stands would be old already.
         if let TunnResult::WriteToNetwork(packet) = self.tunnel.update_timers(buffer) {
             transmit(&mut self.sent_bytes, self.endpoint, packet, sockets);
         }
