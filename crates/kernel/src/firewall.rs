@@ -17,13 +17,13 @@ use weir_kernel_plan::{KernelError, NFT_TABLE, firewall::ObservedFirewall};
 
 use crate::error::{failed, io_failed, timed_out};
 
-/// How long a small ruleset, and any other call, may take, in seconds.
+/// How long a short call may take, in seconds.
 const SECONDS: u64 = 10;
-/// How long a large ruleset or listing may take, in seconds. 100,000 set elements take nft 1.0.6
-/// one on a machine of today; a small or emulated one is many times slower.
-const LARGE_SECONDS: u64 = 60;
-/// From how many bytes on a ruleset is large.
-const LARGE_BYTES: usize = 256 * 1024;
+/// How long a ruleset or a listing may take, in seconds. 100,000 set elements take nft 1.0.6 one
+/// on a machine of today; a small or emulated one is many times slower. The first ruleset after a
+/// boot takes longer than later ones, however small: the kernel loads a module for each kind of
+/// expression in it, and begins the transaction anew after each.
+const RULESET_SECONDS: u64 = 60;
 /// The most of nft's error text that is kept, in bytes: it repeats its input.
 const ERROR_BYTES: usize = 1000;
 
@@ -94,14 +94,9 @@ pub(crate) async fn version(nft: &Path) -> Result<String, KernelError> {
 pub(crate) async fn load(nft: &Path, ruleset: &str) -> Result<(), KernelError> {
     let operation = "load the firewall table";
     let input = in_memory(ruleset).map_err(|error| io_failed(operation, &error))?;
-    let seconds = if ruleset.len() > LARGE_BYTES {
-        LARGE_SECONDS
-    } else {
-        SECONDS
-    };
     // `-f -` would open /dev/stdin, which a bare root file system does not have.
     let arguments = ["-j", "-f", "/proc/self/fd/0"];
-    run(nft, operation, &arguments, input.into(), seconds)
+    run(nft, operation, &arguments, input.into(), RULESET_SECONDS)
         .await
         .map(|_| ())
 }
@@ -142,7 +137,7 @@ pub(crate) async fn observe(nft: &Path) -> Result<Option<ObservedFirewall>, Kern
 pub(crate) async fn listing(nft: &Path) -> Result<Option<Value>, KernelError> {
     let operation = "list the firewall table";
     let arguments = ["-j", "list", "table", "inet", NFT_TABLE];
-    match run(nft, operation, &arguments, Stdio::null(), LARGE_SECONDS).await {
+    match run(nft, operation, &arguments, Stdio::null(), RULESET_SECONDS).await {
         Ok(printed) => serde_json::from_slice(&printed)
             .map(Some)
             .map_err(|error| failed(operation, format!("nft printed no JSON: {error}"))),
