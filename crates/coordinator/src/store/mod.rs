@@ -20,12 +20,23 @@ pub use routes::Decision;
 pub use rows::{AuthKeyRow, NewAuthKey, NewNode, NodeRow, PolicyRow, RouteRow, StoredMap, UserRow};
 
 use sqlx::{Sqlite, SqlitePool, Transaction};
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
+use tokio::{
+    sync::{Mutex, OwnedMutexGuard},
+    time::timeout,
+};
+
+/// The longest that a change waits for its turn. All agents of a large network come back at once
+/// after a restart, each with one small change.
+const WRITE_DEADLINE: Duration = Duration::from_secs(30);
 
 /// The database. Cheap to clone: clones share the connections.
 #[derive(Clone)]
 pub struct Store {
     pool: SqlitePool,
+    /// Writers queue here, first come first served, and not inside SQLite: there each would hold
+    /// a connection that readers need, and whoever waits longest could be starved.
+    writer: Arc<Mutex<()>>,
 }
 
 impl fmt::Debug for Store {
@@ -46,6 +57,9 @@ pub enum StoreError {
         #[source]
         source: sqlx::Error,
     },
+    /// Too many changes are waiting.
+    #[error("a change waited longer than {} seconds for those before it", WRITE_DEADLINE.as_secs())]
+    Busy,
     /// A stored value is not what this program writes.
     #[error("the database holds \"{value}\" where a {expected} should be")]
     Corrupt {
@@ -69,6 +83,8 @@ impl StoreError {
 /// not committed is undone when it is dropped.
 pub struct Tx {
     inner: Transaction<'static, Sqlite>,
+    // Behind the transaction, so that it is dropped after it.
+    _turn: Option<OwnedMutexGuard<()>>,
 }
 
 impl fmt::Debug for Tx {
@@ -89,21 +105,27 @@ impl Store {
             .begin()
             .await
             .map_err(StoreError::doing("begin to read the database"))?;
-        Ok(Tx { inner })
+        Ok(Tx { inner, _turn: None })
     }
 
     /// Begins a change. Changes run one after the other: this waits for the one before.
     ///
     /// # Errors
-    /// [`StoreError::Database`], also when the wait took longer than five seconds.
+    /// [`StoreError::Database`]; [`StoreError::Busy`] when the wait took longer than half a minute.
     pub async fn write(&self) -> Result<Tx, StoreError> {
+        let turn = timeout(WRITE_DEADLINE, Arc::clone(&self.writer).lock_owned())
+            .await
+            .map_err(|_| StoreError::Busy)?;
         // A transaction that starts by reading and then writes could be refused half-way.
         let inner = self
             .pool
             .begin_with("BEGIN IMMEDIATE")
             .await
             .map_err(StoreError::doing("begin to change the database"))?;
-        Ok(Tx { inner })
+        Ok(Tx {
+            inner,
+            _turn: Some(turn),
+        })
     }
 
     /// Closes the connections, so that nothing is left in the write-ahead log.

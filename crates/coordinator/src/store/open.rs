@@ -1,6 +1,6 @@
 //! Opening the database: created when missing, backed up before it is upgraded.
 
-use super::Store;
+use super::{Store, WRITE_DEADLINE};
 use sqlx::{
     AssertSqlSafe, SqlitePool,
     migrate::{MigrateError, Migrator},
@@ -8,12 +8,13 @@ use sqlx::{
 };
 use std::{
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
-/// How long a change waits for the one before it.
+/// How long a statement waits for another process, such as the sqlite3 shell of an admin.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why the database cannot be used.
@@ -86,7 +87,7 @@ impl Store {
             .busy_timeout(BUSY_TIMEOUT);
         let pool = SqlitePoolOptions::new()
             .max_connections(8)
-            .acquire_timeout(BUSY_TIMEOUT)
+            .acquire_timeout(WRITE_DEADLINE)
             .connect_with(options)
             .await
             .map_err(failed)?;
@@ -113,7 +114,10 @@ impl Store {
                 path: path.to_owned(),
                 source,
             })?;
-        Ok(Self { pool })
+        Ok(Self {
+            pool,
+            writer: Arc::default(),
+        })
     }
 }
 
