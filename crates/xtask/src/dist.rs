@@ -18,10 +18,7 @@ use crate::{packages, say};
 const CARGO_DEB: &str = "3.8.0";
 
 /// The packages to make, and the program in each.
-const PACKAGES: &[(&str, &str)] = &[
-    ("weir-agent", "agent"),
-    ("weir-coordinator", "coordinator"),
-];
+const PACKAGES: &[(&str, &str)] = &[("weir-agent", "agent"), ("weir-coordinator", "coordinator")];
 
 /// What making the packages needs.
 const TO_MAKE: &[packages::Need] = &[
@@ -31,10 +28,7 @@ const TO_MAKE: &[packages::Need] = &[
 ];
 
 /// What checking them needs.
-const TO_CHECK: &[packages::Need] = &[
-    ("systemd-analyze", "systemd"),
-    ("shellcheck", "shellcheck"),
-];
+const TO_CHECK: &[packages::Need] = &[("systemd-analyze", "systemd"), ("shellcheck", "shellcheck")];
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {

@@ -1,13 +1,15 @@
 //! Checks that the documents say what is: links lead somewhere, guarantees name tests that exist,
-//! and every command shown is one that the programs know.
+//! every command shown is one that the programs know, every policy shown is valid, and every error
+//! explained is one that a program prints.
 
 mod markdown;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result};
 
@@ -18,9 +20,12 @@ use markdown::{Document, Link};
 
 /// The document in which every section must name the tests that prove it.
 const GUARANTEES: &str = "docs/guarantees.md";
+/// The document in which a heading that is code is a part of a sentence that a program prints.
+const TROUBLES: &str = "docs/troubleshooting.md";
 
 /// Checks all documents. The programs must be built.
 pub(crate) fn run() -> Result<Tally> {
+    let programs = target_directory()?.join("debug");
     let mut documents = BTreeMap::new();
     find(root(), &mut documents)?;
     let mut wrong = Vec::new();
@@ -29,14 +34,22 @@ pub(crate) fn run() -> Result<Tally> {
         for link in &document.links {
             match broken(path, link, &documents) {
                 None => passed += 1,
-                Some(reason) => wrong.push(format!("{}: {reason}", path.display())),
+                Some(reason) => wrong.push(format!("{}: {reason}", shown(path))),
             }
         }
     }
     for (path, command) in commands(&documents) {
-        match unknown(&command)? {
+        match unknown(&command, &programs)? {
             None => passed += 1,
-            Some(reason) => wrong.push(format!("{}: `{command}`: {reason}", path.display())),
+            Some(reason) => wrong.push(format!("{}: `{command}`: {reason}", shown(path))),
+        }
+    }
+    for (path, document) in &documents {
+        for policy in &document.policies {
+            match invalid(policy, &programs)? {
+                None => passed += 1,
+                Some(reason) => wrong.push(format!("{}: {reason}", shown(path))),
+            }
         }
     }
     let unproven = documents
@@ -48,6 +61,17 @@ pub(crate) fn run() -> Result<Tally> {
             .iter()
             .map(|section| format!("{GUARANTEES}: no test is named under \"{section}\"")),
     );
+    let sentences = sentences(&root().join("agent"))? + &sentences(&root().join("crates"))?;
+    let troubles = documents
+        .get(&root().join(TROUBLES))
+        .with_context(|| format!("there is no {TROUBLES}"))?;
+    for trouble in &troubles.code_headings {
+        if sentences.contains(trouble.as_str()) {
+            passed += 1;
+        } else {
+            wrong.push(format!("{TROUBLES}: no program says {trouble:?}"));
+        }
+    }
     for reason in &wrong {
         say::error(reason);
     }
@@ -59,7 +83,7 @@ pub(crate) fn run() -> Result<Tally> {
         return Err(TestsFailed(tally).into());
     }
     say::line(&format!(
-        "{} documents, {passed} links and commands in them are right",
+        "{} documents, {passed} links, commands, policies and sentences in them are right",
         documents.len()
     ));
     Ok(tally)
@@ -85,11 +109,7 @@ fn find(directory: &Path, documents: &mut BTreeMap<PathBuf, Document>) -> Result
 }
 
 /// Why a link is wrong.
-fn broken(
-    document: &Path,
-    link: &Link,
-    documents: &BTreeMap<PathBuf, Document>,
-) -> Option<String> {
+fn broken(document: &Path, link: &Link, documents: &BTreeMap<PathBuf, Document>) -> Option<String> {
     let (target, anchor) = link.target.split_once('#').unwrap_or((&link.target, ""));
     let path = if target.is_empty() {
         document.to_owned()
@@ -118,6 +138,11 @@ fn broken(
     (!found).then(|| format!("{target} has no {name}"))
 }
 
+/// A path as people name it: from the workspace on.
+fn shown(path: &Path) -> std::path::Display<'_> {
+    path.strip_prefix(root()).unwrap_or(path).display()
+}
+
 /// The path without `.` and `..`.
 fn clean(path: &Path) -> PathBuf {
     use std::path::Component;
@@ -137,6 +162,26 @@ fn clean(path: &Path) -> PathBuf {
     clean
 }
 
+/// The source below a directory, with sentences that go over several lines put together.
+fn sentences(directory: &Path) -> Result<String> {
+    let context = || format!("cannot read {}", directory.display());
+    let mut text = String::new();
+    for entry in fs::read_dir(directory).with_context(context)? {
+        let path = entry.with_context(context)?.path();
+        if path.is_dir() {
+            // Our own sentences are about documents.
+            if !path.ends_with("crates/xtask") {
+                text.push_str(&sentences(&path)?);
+            }
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let source = fs::read_to_string(&path)
+                .with_context(|| format!("cannot read {}", path.display()))?;
+            text.push_str(&markdown::joined(&source));
+        }
+    }
+    Ok(text)
+}
+
 /// Every command shown, once, with a document that shows it.
 fn commands(documents: &BTreeMap<PathBuf, Document>) -> Vec<(&Path, String)> {
     let mut seen = BTreeSet::new();
@@ -150,41 +195,44 @@ fn commands(documents: &BTreeMap<PathBuf, Document>) -> Vec<(&Path, String)> {
         .collect()
 }
 
-/// Why one of our programs does not know a command: asked for its help, it must know the words,
-/// and the help must name the flags.
-fn unknown(command: &str) -> Result<Option<String>> {
+/// Why one of our programs does not understand a command. Asked for its help at the end of it, it
+/// only looks whether it knows the words and flags before.
+fn unknown(command: &str, programs: &Path) -> Result<Option<String>> {
     let words = markdown::words(command);
     let mut rest = words.iter().map(String::as_str);
     let program = match rest.next() {
-        Some(name @ ("agent" | "coordinator")) => target_directory()?.join("debug").join(name),
+        Some(name @ ("agent" | "coordinator")) => programs.join(name),
         Some("cargo") if rest.next() == Some("xtask") => {
             env::current_exe().context("cannot tell our own program")?
         }
         Some(_) | None => return Ok(None),
     };
-    let mut words = Vec::new();
-    let mut flags = Vec::new();
-    for word in rest.take_while(|word| *word != "--") {
-        match word.strip_prefix("--") {
-            Some(flag) => flags.push(format!("--{}", flag.split('=').next().unwrap_or(flag))),
-            None => words.push(word),
-        }
-    }
     let output = Command::new(&program)
-        .args(&words)
+        .args(rest.take_while(|word| *word != "--"))
         .arg("--help")
         .output()
         .with_context(|| format!("cannot run {}", program.display()))?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        return Ok(Some(said.lines().next().unwrap_or_default().to_owned()));
-    }
-    let help = String::from_utf8_lossy(&output.stdout);
-    let known: BTreeSet<_> = help
-        .split(|c: char| !c.is_ascii_alphanumeric() && c != '-')
-        .collect();
-    Ok(flags
-        .into_iter()
-        .find(|flag| !known.contains(flag.as_str()))
-        .map(|flag| format!("its help does not know {flag}")))
+    let said = String::from_utf8_lossy(&output.stderr);
+    let reason = said.lines().next().unwrap_or_default().to_owned();
+    Ok((!output.status.success()).then_some(reason))
+}
+
+/// Why the coordinator would refuse a policy.
+fn invalid(policy: &str, programs: &Path) -> Result<Option<String>> {
+    let program = programs.join("coordinator");
+    let mut child = Command::new(&program)
+        .args(["policy", "check", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot run {}", program.display()))?;
+    let mut input = child.stdin.take().context("it has no standard input")?;
+    input
+        .write_all(policy.as_bytes())
+        .context("it does not take a policy")?;
+    drop(input);
+    let output = child.wait_with_output().context("cannot wait for it")?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    Ok((!output.status.success()).then_some(said))
 }

@@ -207,7 +207,10 @@ fn open(expected: &Expected, directory: &Path, scratch: &Path) -> Result<Opened>
     };
     fs::create_dir_all(&package.tree)
         .with_context(|| format!("cannot create {}", package.tree.display()))?;
-    for (option, into) in [("--extract", &package.tree), ("--control", &package.control)] {
+    for (option, into) in [
+        ("--extract", &package.tree),
+        ("--control", &package.control),
+    ] {
         let mut command = Command::new("dpkg-deb");
         must_succeed(command.arg(option).arg(&package.archive).arg(into))?;
     }
@@ -290,9 +293,7 @@ fn fields(expected: &Expected, package: &Opened, findings: &mut Findings) -> Res
         output(&mut command).map(|text| text.trim().to_owned())
     };
     let (name, version, depends) = (field("Package")?, field("Version")?, field("Depends")?);
-    findings.check(name == expected.name, || {
-        format!("it is called {name}")
-    });
+    findings.check(name == expected.name, || format!("it is called {name}"));
     findings.check(
         version.starts_with(concat!(env!("CARGO_PKG_VERSION"), "-")),
         || format!("its version is {version}"),
@@ -368,11 +369,7 @@ fn users_and_directories(
     findings.check(group.is_some_and(|(_, member)| member), || {
         format!("{} is not in a group weir", expected.name)
     });
-    findings.succeeds(Command::new("systemd-tmpfiles").args([
-        &root,
-        "--create",
-        &configuration,
-    ]));
+    findings.succeeds(Command::new("systemd-tmpfiles").args([&root, "--create", &configuration]));
     for (path, mode) in expected.directories {
         let metadata = fs::metadata(package.tree.join(path))
             .with_context(|| format!("systemd-tmpfiles made no /{path}"))?;

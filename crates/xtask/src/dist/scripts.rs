@@ -29,11 +29,7 @@ const STAND_INS: &[&str] = &[
 /// What they may use as it is.
 const REAL: &[&str] = &["rm", "rmdir"];
 
-pub(super) fn check(
-    expected: &Expected,
-    package: &Opened,
-    findings: &mut Findings,
-) -> Result<()> {
+pub(super) fn check(expected: &Expected, package: &Opened, findings: &mut Findings) -> Result<()> {
     for script in ["postinst", "prerm", "postrm"] {
         let path = package.control.join(script);
         findings.succeeds(Command::new("sh").arg("-n").arg(&path));
@@ -42,8 +38,8 @@ pub(super) fn check(
                 .args(["--shell=sh", "--severity=warning"])
                 .arg(&path),
         );
-        let text = fs::read_to_string(&path)
-            .with_context(|| format!("cannot read {}", path.display()))?;
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         findings.check(text.starts_with("#!/bin/sh\nset -e\n"), || {
             format!("{script} does not stop at the first failure")
         });
@@ -64,17 +60,22 @@ fn lifecycle(expected: &Expected, host: &Host<'_>, findings: &mut Findings) -> R
         .with_context(|| format!("cannot make a socket in {}", run.display()))?;
 
     let calls = host.run("postinst", &["configure", ""])?;
-    let users = calls.iter().position(|call| call.starts_with("systemd-sysusers"));
+    let users = calls
+        .iter()
+        .position(|call| call.starts_with("systemd-sysusers"));
     findings.check(users.is_some(), || "installing makes no user".to_owned());
     if expected.is_agent {
-        let handed = calls.iter().position(|call| call.starts_with("chgrp weir "));
+        let handed = calls
+            .iter()
+            .position(|call| call.starts_with("chgrp weir "));
         findings.check(handed.is_some() && users < handed, || {
             format!("installing does not give the settings to the group: {calls:?}")
         });
         let upgrade = host.run("postinst", &["configure", "0.0.9-1"])?;
-        findings.check(!upgrade.iter().any(|call| call.starts_with("chgrp")), || {
-            "an upgrade changes the owner of the settings".to_owned()
-        });
+        findings.check(
+            !upgrade.iter().any(|call| call.starts_with("chgrp")),
+            || "an upgrade changes the owner of the settings".to_owned(),
+        );
     }
     findings.check(
         calls.contains(&format!("deb-systemd-helper enable {unit}")),
@@ -85,9 +86,14 @@ fn lifecycle(expected: &Expected, host: &Host<'_>, findings: &mut Findings) -> R
     findings.check(calls.is_empty(), || {
         format!("before an upgrade it calls {calls:?}")
     });
-    let down = host.run("prerm", &["remove"])?.contains(&"agent down".to_owned());
+    let down = host
+        .run("prerm", &["remove"])?
+        .contains(&"agent down".to_owned());
     findings.check(down == expected.is_agent, || {
-        format!("removing it {} the node down", if down { "brings" } else { "does not bring" })
+        format!(
+            "removing it {} the node down",
+            if down { "brings" } else { "does not bring" }
+        )
     });
     host.run("postrm", &["remove"])?;
     findings.check(state.exists(), || "removing it loses the state".to_owned());

@@ -8,8 +8,12 @@ pub(super) struct Document {
     pub(super) links: Vec<Link>,
     /// Commands of ours, in blocks and in the text.
     pub(super) commands: Vec<String>,
+    /// Policies: the blocks of JSON with comments.
+    pub(super) policies: Vec<String>,
     /// The anchors of its headings.
     pub(super) headings: BTreeSet<String>,
+    /// The headings that are code, without the marks.
+    pub(super) code_headings: Vec<String>,
     /// The second-level headings, and how many source files are linked below each.
     sections: Vec<(String, usize)>,
 }
@@ -31,14 +35,18 @@ impl Link {
 impl Document {
     pub(super) fn read(text: &str) -> Self {
         let mut document = Self::default();
-        let mut in_block = false;
+        let mut block = None;
         for line in text.lines() {
-            if line.trim_start().starts_with("```") {
-                in_block = !in_block;
-            } else if in_block {
-                document.block_line(line);
-            } else {
-                document.text_line(line);
+            match (line.trim_start().strip_prefix("```"), block) {
+                (Some(language), None) => {
+                    block = Some(language.trim());
+                    if block == Some("jsonc") {
+                        document.policies.push(String::new());
+                    }
+                }
+                (Some(_), Some(_)) => block = None,
+                (None, Some(language)) => document.block_line(line, language),
+                (None, None) => document.text_line(line),
             }
         }
         document
@@ -49,7 +57,14 @@ impl Document {
         empty.map(|(heading, _)| heading.as_str()).collect()
     }
 
-    fn block_line(&mut self, line: &str) {
+    fn block_line(&mut self, line: &str, language: &str) {
+        if language == "jsonc"
+            && let Some(policy) = self.policies.last_mut()
+        {
+            policy.push_str(line);
+            policy.push('\n');
+            return;
+        }
         let line = line.trim();
         let line = line.strip_prefix("$ ").unwrap_or(line);
         let line = line.strip_prefix("sudo ").unwrap_or(line);
@@ -58,7 +73,9 @@ impl Document {
 
     fn command(&mut self, text: &str) {
         let ours = ["agent ", "coordinator ", "cargo xtask "];
-        if ours.iter().any(|start| text.starts_with(start)) {
+        // Not `coordinator = "..."`, which is a setting.
+        let is_setting = text.split_whitespace().nth(1) == Some("=");
+        if !is_setting && ours.iter().any(|start| text.starts_with(start)) {
             self.commands.push(text.to_owned());
         }
     }
@@ -67,6 +84,10 @@ impl Document {
         let heading = line.trim_start_matches('#');
         if heading.len() < line.len() && heading.starts_with(' ') {
             self.headings.insert(anchor(heading.trim()));
+            let code = heading.trim().strip_prefix('`');
+            if let Some(code) = code.and_then(|code| code.strip_suffix('`')) {
+                self.code_headings.push(code.to_owned());
+            }
             if line.starts_with("## ") {
                 self.sections.push((heading.trim().to_owned(), 0));
             }
@@ -125,6 +146,16 @@ pub(super) fn words(command: &str) -> Vec<String> {
         .collect()
 }
 
+/// A source with the texts that are continued on the next line in one piece.
+pub(super) fn joined(source: &str) -> String {
+    let mut pieces = source.split("\\\n");
+    let mut text = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        text.push_str(piece.trim_start());
+    }
+    text
+}
+
 /// Whether the source has a test function of this name.
 pub(super) fn is_test(source: &str, name: &str) -> bool {
     let lines: Vec<_> = source.lines().map(str::trim).collect();
@@ -155,9 +186,15 @@ mod tests {
              See [the lab](../lab/lib.rs#top) and [`name`](a.rs), not [that](https://b.c).\n\
              Run `agent up --wait` or `agent.toml`.\n\
              ## Nothing\n\
+             ### `it is gone`\n\
+             Set `coordinator = \"x\"`.\n\
              ```sh\n\
              $ sudo coordinator routes list  # all\n\
              echo [no](link)\n\
+             ```\n\
+             ```jsonc\n\
+             {\n\
+             }\n\
              ```\n",
         );
         assert_eq!(document.links.len(), 2);
@@ -167,6 +204,8 @@ mod tests {
             document.commands,
             ["agent up --wait", "coordinator routes list  # all"]
         );
+        assert_eq!(document.code_headings, ["it is gone"]);
+        assert_eq!(document.policies, ["{\n}\n"]);
         assert!(document.headings.contains("what-it-is-weir"));
         assert_eq!(document.sections_without_test(), ["Nothing"]);
     }
@@ -179,6 +218,12 @@ mod tests {
         );
         assert_eq!(words("agent status | less"), ["agent", "status"]);
         assert_eq!(words("agent status # now"), ["agent", "status"]);
+    }
+
+    #[test]
+    fn continued_texts_are_put_together() {
+        let source = "\"one \\\n      sentence\" and\n  more";
+        assert_eq!(joined(source), "\"one sentence\" and\n  more");
     }
 
     #[test]
