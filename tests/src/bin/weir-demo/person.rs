@@ -68,10 +68,10 @@ impl Person {
             "  {:<13} {relay} -- nft list table inet weir",
             "the ruleset"
         ))?;
-        let alice = world.alice.machine().node().enter_command();
+        let bob = world.bob.machine().node().enter_command();
         self.line(&format!(
-            "  {:<13} {alice} -- weir-lab-host tcp 1.1.1.1:443",
-            "a client"
+            "  {:<13} {bob} -- weir-lab-host tcp 8.8.8.8:443",
+            "ask the bank"
         ))?;
         let coordinator = world.coordinator.machine().node().enter_command();
         self.line(&format!(
