@@ -28,7 +28,7 @@ use crate::{
     userspace,
 };
 
-/// How long one call may take, in seconds. 1,000 peers take a fraction of one.
+/// How long one call may take, in seconds. Hundreds of peers take a fraction of one.
 const SECONDS: u64 = 20;
 /// The most prefixes in one entry: under the limit of 201 with room for the peer's other settings.
 const PREFIXES_PER_ENTRY: usize = 150;
