@@ -9,6 +9,11 @@ mkdir -p /dev/pts /dev/shm /lib/modules
 mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /dev/shm
 mount --bind "$modules" /lib/modules
+# What udev would make.
+ln -s /proc/self/fd /dev/fd
+ln -s fd/0 /dev/stdin
+ln -s fd/1 /dev/stdout
+ln -s fd/2 /dev/stderr
 # The kernel calls this for what is asked for by name: link types, expressions of nftables.
 echo "$(command -v modprobe)" > /proc/sys/kernel/modprobe
 modprobe tun
