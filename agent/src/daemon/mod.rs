@@ -8,6 +8,8 @@ mod saved;
 mod server;
 mod session;
 mod status;
+#[cfg(test)]
+mod tests;
 mod up;
 
 use anyhow::{Context, Result, bail};

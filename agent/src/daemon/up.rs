@@ -190,6 +190,12 @@ impl<H: Host> Agent<H> {
     ) -> Result<UpReport> {
         let (client, enrolment) = self.client(&checked, saved)?;
         let registered = self.register(&client, &checked, saved, deadline).await?;
+        if saved.state == NodeState::Down {
+            // Whatever comes next: a one-off key is used up now, and this machine is known.
+            let mut state = self.state();
+            state.saved.enrolment = Some(enrolment.clone());
+            state.saved.write(&self.directory)?;
+        }
         // Only one stream a machine: the old one makes room.
         self.state().session = None;
         let (map, stream) = self.first_map(&client, deadline).await?;
