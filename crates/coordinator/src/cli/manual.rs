@@ -6,12 +6,20 @@ use clap_mangen::Man;
 use std::{fs, path::Path};
 
 /// Writes the pages into a directory: `coordinator.8`, `coordinator-serve.8` and so on.
-pub(super) fn write(mut command: Command, directory: &Path) -> Result<()> {
+pub(super) fn write(command: Command, directory: &Path) -> Result<()> {
     fs::create_dir_all(directory)
         .with_context(|| format!("cannot create {}", directory.display()))?;
+    let mut command = without_help(command);
     command.build();
     pages(command, directory)
         .with_context(|| format!("cannot write manual pages to {}", directory.display()))
+}
+
+/// The pages are the help: commands that only print it are left out.
+fn without_help(command: Command) -> Command {
+    command
+        .disable_help_subcommand(true)
+        .mut_subcommands(without_help)
 }
 
 fn pages(command: Command, directory: &Path) -> std::io::Result<()> {
@@ -41,6 +49,8 @@ mod tests {
             let page = fs::read_to_string(directory.path().join(format!("{name}.8"))).unwrap();
             assert!(page.contains(&format!(".TH {name} 8")), "{page}");
         }
-        assert!(!directory.path().join("coordinator-manual.8").exists());
+        for name in ["coordinator-manual", "coordinator-help"] {
+            assert!(!directory.path().join(format!("{name}.8")).exists());
+        }
     }
 }
