@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 use weir_kernel_plan::desired_state;
 use weir_overlay::Generation;
 use weir_protocol::{ItemFailure, NetworkMap, StreamMessage, apply_delta};
-use weir_reconcile::{Goal, Ledger, LedgerError, ReconcilerHandle, StateDirectory, Target};
+use weir_reconcile::{Goal, Ledger, LedgerError, ReconcilerHandle, StateDirectory, Target, chain};
 
 use super::{
     host::Host,
@@ -242,16 +242,4 @@ impl<H: Host> Agent<H> {
             &self.keys.node,
         )
     }
-}
-
-/// An error and its causes in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

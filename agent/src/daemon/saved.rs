@@ -17,6 +17,7 @@ const FILE: &str = "settings.json";
 
 /// The saved settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Saved {
     /// Whether the node takes part: what a restart of the daemon goes on with.
     pub(crate) state: NodeState,
@@ -127,5 +128,39 @@ impl Applied {
             listen_port: self.settings.listen_port,
             public_key,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_other_versions_are_read() {
+        // Keys that are not there yet have their defaults, keys of a newer version are passed over.
+        let text = r#"{
+            "state": "up",
+            "explicit": {"advertise-routes": "8.8.8.8/32", "of-tomorrow": 1},
+            "enrolment": {"coordinator": "https://c.example:8443", "pin": null},
+            "applied": {
+                "settings": {"advertise-routes": "8.8.8.8/32", "of-tomorrow": 1},
+                "host": {
+                    "backend": "kernel",
+                    "backend_reason": null,
+                    "ipv6": true,
+                    "autoconfigured_links": [],
+                    "behind_nat": false
+                }
+            }
+        }"#;
+        let root = tempfile::tempdir().unwrap();
+        let directory = StateDirectory::open(root.path()).unwrap();
+        directory.write(FILE, text.as_bytes()).unwrap();
+        let saved = Saved::open(&directory).unwrap();
+        let applied = saved.applied.clone().unwrap();
+        assert!(applied.settings.accept_routes);
+        assert_eq!(applied.node_settings().advertised.len(), 1);
+        saved.write(&directory).unwrap();
+        assert_eq!(Saved::open(&directory).unwrap(), saved);
     }
 }

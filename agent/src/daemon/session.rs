@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 use weir_overlay::Generation;
-use weir_protocol::{ItemFailure, ReportRequest, UpdateRequest};
+use weir_protocol::{HostInfo, ItemFailure, ReportRequest, UpdateRequest};
 use weir_reconcile::{Backoff, Status};
 
 use super::{
@@ -17,6 +17,9 @@ use crate::coordinator::{Client, ClientError, MapStream};
 
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(30);
+/// How often the addresses of the host are looked at; a change that matters mostly breaks the
+/// connection, and is told when it is open again.
+const ADDRESS_INTERVAL: Duration = Duration::from_secs(300);
 /// How long a single request may take.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(15);
 
@@ -59,7 +62,8 @@ impl Session {
             task: tokio::spawn(async move {
                 tokio::join!(
                     follow_maps(&agent, &client, stream),
-                    send_reports(&agent, &client)
+                    send_reports(&agent, &client),
+                    tell_addresses(&agent, &client)
                 );
             }),
         }
@@ -104,26 +108,10 @@ async fn open<H: Host>(
     client: &Client,
     whole: bool,
 ) -> Result<MapStream, ClientError> {
-    let (applied, held) = {
-        let state = agent.state();
-        let held = state.ledger.map().map(|map| map.generation);
-        (state.saved.applied.clone(), held)
-    };
-    if let Some(applied) = applied {
-        let settings = &applied.settings;
-        match agent
-            .host
-            .facts(&settings.interface.0, settings.listen_port)
-            .await
-        {
-            Ok(facts) => {
-                let host = host_info(settings, applied.host.ipv6, facts.addresses);
-                client
-                    .update(&UpdateRequest { host }, REQUEST_DEADLINE)
-                    .await?;
-            }
-            Err(error) => warn!(%error, "the coordinator is not told of the host's addresses"),
-        }
+    let held = agent.state().ledger.map().map(|map| map.generation);
+    if let Some(host) = host_now(agent).await {
+        let request = UpdateRequest { host };
+        client.update(&request, REQUEST_DEADLINE).await?;
     }
     client.map(held.filter(|_| !whole), REQUEST_DEADLINE).await
 }
@@ -172,6 +160,44 @@ fn disconnected<H: Host>(agent: &Agent<H>, error: &ClientError) {
         connection.open = false;
         connection.problem = Some(problem);
     });
+}
+
+/// Tells the coordinator when the host's addresses change: a relay's are where its clients find
+/// it.
+async fn tell_addresses<H: Host>(agent: &Agent<H>, client: &Client) {
+    let mut told = None;
+    loop {
+        match (host_now(agent).await, &told) {
+            // What is true when the session begins is told by who opens it.
+            (Some(host), None) => told = Some(host),
+            (Some(host), Some(before)) if host != *before => {
+                let request = UpdateRequest { host };
+                match client.update(&request, REQUEST_DEADLINE).await {
+                    Ok(()) => told = Some(request.host),
+                    Err(error) => debug!(%error, "the new addresses are not told yet"),
+                }
+            }
+            (Some(_), Some(_)) | (None, _) => {}
+        }
+        tokio::time::sleep(ADDRESS_INTERVAL).await;
+    }
+}
+
+/// What is to be told of the host; `None` when it cannot be looked at, or is on its way down.
+async fn host_now<H: Host>(agent: &Agent<H>) -> Option<HostInfo> {
+    let applied = agent.state().saved.applied.clone()?;
+    let settings = &applied.settings;
+    match agent
+        .host
+        .facts(&settings.interface.0, settings.listen_port)
+        .await
+    {
+        Ok(facts) => Some(host_info(settings, applied.host.ipv6, facts.addresses)),
+        Err(error) => {
+            warn!(%error, "the host's addresses cannot be read");
+            None
+        }
+    }
 }
 
 /// What was reported last, to report only news.

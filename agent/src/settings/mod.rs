@@ -20,7 +20,7 @@ macro_rules! settings {
     ($($(#[$attribute:meta])* $field:ident, $name:literal: $type:ty = $default:expr;)*) => {
         /// Settings that somebody wrote down: what is `None` was not mentioned.
         #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::Args)]
-        #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+        #[serde(rename_all = "kebab-case", default)]
         pub(crate) struct Change {
             $(
                 $(#[$attribute])*
@@ -31,7 +31,7 @@ macro_rules! settings {
 
         /// Every setting's value.
         #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-        #[serde(rename_all = "kebab-case")]
+        #[serde(rename_all = "kebab-case", default)]
         pub(crate) struct Settings {
             $(pub(crate) $field: $type,)*
         }

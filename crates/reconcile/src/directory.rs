@@ -141,10 +141,11 @@ impl StateDirectory {
     /// # Errors
     /// [`DirectoryError::Write`].
     pub fn write_json<T: Serialize>(&self, name: &str, value: &T) -> Result<(), DirectoryError> {
-        let bytes = serde_json::to_vec_pretty(value).map_err(|error| DirectoryError::Write {
+        let mut bytes = serde_json::to_vec(value).map_err(|error| DirectoryError::Write {
             path: self.path_of(name),
             source: io::Error::other(error),
         })?;
+        bytes.push(b'\n');
         self.write(name, &bytes)
     }
 

@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 mod backoff;
+mod chain;
 mod directory;
 mod ledger;
 mod pass;
@@ -23,6 +24,7 @@ mod saved_host;
 mod status;
 
 pub use backoff::Backoff;
+pub use chain::chain;
 pub use directory::{DirectoryError, StateDirectory};
 pub use ledger::{Ledger, LedgerError, LedgerOpened};
 pub use reconciler::{Goal, Reconciler, ReconcilerHandle, Target, Timing};

@@ -9,7 +9,7 @@ use weir_kernel_plan::{
 use weir_overlay::InterfaceName;
 use weir_protocol::ItemFailure;
 
-use crate::{DirectoryError, SavedHost, StateDirectory};
+use crate::{DirectoryError, SavedHost, StateDirectory, chain};
 
 const IN_FORCE: &str = "firewall.json";
 /// How often one pass carries steps out before it calls the rest a failure.
@@ -327,16 +327,4 @@ impl<K: Kernel> Worker<K> {
         }
         self.in_force = Some(in_force);
     }
-}
-
-/// An error and its causes in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
