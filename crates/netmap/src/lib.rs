@@ -21,13 +21,19 @@
 
 #![forbid(unsafe_code)]
 
+mod approval;
 mod check;
+mod contract;
 mod delta;
 mod network;
-mod primary;
+mod routes;
 mod state;
 
 pub use check::{Problem, check_map};
+pub use contract::{
+    CompileError, Compiled, CompiledNode, CompiledPeer, FileNode, FileUser, NetworkFile, Refused,
+    compile_file,
+};
 pub use delta::delta;
 pub use network::{NO_POLICY_NOTICE, Network};
 pub use state::{NetworkState, Node, RouteDecision};

@@ -1,13 +1,17 @@
 //! State and policy to one network map per node.
 
 use crate::{
-    primary,
+    approval,
+    routes::{self, Offer, Relays},
     state::{NetworkState, Node, RouteDecision},
 };
 use ipnet::IpNet;
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 use weir_overlay::{Generation, NodeId};
-use weir_policy::{CompiledPolicy, Policy, compile};
+use weir_policy::{CompiledPolicy, Directory, Policy, compile};
 use weir_protocol::{NetworkMap, Peer, RouteState, RouteStatus, SelfNode};
 
 /// Told to every node while nobody has set a policy.
@@ -20,18 +24,42 @@ pub const NO_POLICY_NOTICE: &str =
 pub struct Network<'a> {
     state: &'a NetworkState,
     policy: CompiledPolicy,
-    primaries: BTreeMap<IpNet, NodeId>,
+    /// The routes in force: approved by an admin or by the policy.
+    approved: BTreeMap<NodeId, BTreeSet<IpNet>>,
+    relays: Relays,
 }
 
 impl<'a> Network<'a> {
     /// Compiles the policy for the state.
     #[must_use]
     pub fn new(state: &'a NetworkState, policy: &Policy) -> Self {
-        Self {
+        Self::in_directory(state, policy, state.directory())
+    }
+
+    /// Like [`Self::new`] for a network with addresses or e-mail domains of its own; the routes of
+    /// the directory's nodes are replaced by those in force.
+    pub(crate) fn in_directory(
+        state: &'a NetworkState,
+        policy: &Policy,
+        directory: Directory,
+    ) -> Self {
+        let approved = approval::in_force(state, policy);
+        let mut network = Self {
             state,
-            policy: compile(policy, &state.directory()),
-            primaries: primary::elect(state),
+            policy: CompiledPolicy::default(),
+            relays: Relays::of(state, &approved),
+            approved,
+        };
+        network.policy = compile(policy, &network.with_routes(directory));
+        network
+    }
+
+    /// The directory with the routes in force, which tests of a policy are answered for.
+    pub(crate) fn with_routes(&self, mut directory: Directory) -> Directory {
+        for (id, node) in &mut directory.nodes {
+            node.approved_routes = self.approved_routes(*id).collect();
         }
+        directory
     }
 
     /// The compiled policy.
@@ -40,11 +68,17 @@ impl<'a> Network<'a> {
         &self.policy
     }
 
-    /// The relay through which an approved subnet route is reached. None for default routes, of
-    /// which every exit offers its own.
+    /// The relay through which an approved subnet route is reached, unless the policy steers some
+    /// through another. None for default routes, of which every exit offers its own.
     #[must_use]
     pub fn primary(&self, route: &IpNet) -> Option<NodeId> {
-        self.primaries.get(route).copied()
+        self.relays.primary(route)
+    }
+
+    /// The routes of a node that are in force: approved by an admin, or by the policy's
+    /// `autoApprovers` and not rejected.
+    pub fn approved_routes(&self, node: NodeId) -> impl Iterator<Item = IpNet> {
+        self.approved.get(&node).into_iter().flatten().copied()
     }
 
     /// The routes that a node advertises and what has become of each, sorted by prefix. Empty for
@@ -54,12 +88,15 @@ impl<'a> Network<'a> {
         let Some(node) = self.state.nodes.get(&node) else {
             return Vec::new();
         };
+        let approved = self.approved.get(&node.id);
         let status = |prefix: &IpNet| RouteStatus {
             prefix: *prefix,
             state: match node.decisions.get(prefix) {
-                None => RouteState::AwaitingApproval,
                 Some(RouteDecision::Rejected) => RouteState::Rejected,
-                Some(RouteDecision::Approved) => match self.primary(prefix) {
+                _ if !approved.is_some_and(|routes| routes.contains(prefix)) => {
+                    RouteState::AwaitingApproval
+                }
+                None | Some(RouteDecision::Approved) => match self.primary(prefix) {
                     Some(primary) if primary != node.id => RouteState::Standby,
                     Some(_) | None => RouteState::Serving,
                 },
@@ -72,6 +109,7 @@ impl<'a> Network<'a> {
     #[must_use]
     pub fn map(&self, node: NodeId, generation: Generation) -> Option<NetworkMap> {
         let own = self.state.nodes.get(&node)?;
+        let offers = self.offers(node);
         let peers = self.policy.peers(node);
         let peers = peers.iter().filter_map(|peer| self.state.nodes.get(peer));
         let notices = match self.policy.is_set() {
@@ -85,49 +123,43 @@ impl<'a> Network<'a> {
                 name: own.name.clone(),
                 user: self.state.owner(own),
                 tags: own.tags.clone(),
-                addresses: own.addresses.clone(),
+                addresses: self.addresses(own, own),
                 routes: self.routes(node),
             },
-            peers: peers.map(|peer| (peer.id, self.peer(own, peer))).collect(),
+            peers: peers
+                .map(|peer| (peer.id, self.peer(own, peer, &offers)))
+                .collect(),
             filter: self.policy.filter(node),
             notices,
         })
     }
 
+    /// What of others' routes a node may use or hear from, by the peer that it is reached through.
+    pub(crate) fn offers(&self, viewer: NodeId) -> BTreeMap<NodeId, Offer> {
+        routes::offers(&self.policy, &self.relays, viewer)
+    }
+
+    /// The addresses of a node as `viewer` sees them: without IPv4 where the policy takes it from
+    /// one of the two.
+    pub(crate) fn addresses(&self, viewer: &Node, node: &Node) -> BTreeSet<IpAddr> {
+        let policy = &self.policy;
+        let without = policy.is_without_ipv4(viewer.id) || policy.is_without_ipv4(node.id);
+        let addresses = node.addresses.iter().copied();
+        addresses.filter(|a| !without || a.is_ipv6()).collect()
+    }
+
     /// A peer as `viewer` sees it.
-    fn peer(&self, viewer: &Node, peer: &Node) -> Peer {
-        let mut routes = BTreeSet::new();
-        let mut source_prefixes = BTreeSet::new();
-        for route in peer.approved_routes() {
-            let may_use = self.policy.may_send_into(viewer.id, &route);
-            if route.prefix_len() == 0 {
-                if may_use {
-                    routes.insert(route);
-                }
-                continue;
-            }
-            // One prefix goes to one peer: WireGuard gives it to whoever was named last.
-            if self.primary(&route) != Some(peer.id) {
-                continue;
-            }
-            // Who serves a prefix itself has its own way there, but must let the primary speak
-            // for it.
-            let serves_it = viewer.approved_routes().any(|own| own == route);
-            if may_use && !serves_it {
-                routes.insert(route);
-            } else if serves_it || self.policy.may_hear_from(viewer.id, &route) {
-                source_prefixes.insert(route);
-            }
-        }
+    fn peer(&self, viewer: &Node, peer: &Node, offers: &BTreeMap<NodeId, Offer>) -> Peer {
+        let offer = offers.get(&peer.id).cloned().unwrap_or_default();
         Peer {
             id: peer.id,
             name: peer.name.clone(),
             user: self.state.owner(peer),
             tags: peer.tags.clone(),
             node_key: peer.node_key,
-            addresses: peer.addresses.clone(),
-            routes,
-            source_prefixes,
+            addresses: self.addresses(viewer, peer),
+            routes: offer.routes,
+            source_prefixes: offer.source_prefixes,
             endpoint: peer.endpoint(),
         }
     }

@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 use weir_overlay::{NodeId, NodeName, NodePublicKey, Tag, UserId};
-use weir_policy::{Directory, PolicyNode, User};
+use weir_policy::{Directory, PolicyNode, Posture, User};
 use weir_protocol::HostInfo;
 
 /// What an admin said about a route. A route without a decision awaits one.
@@ -90,6 +90,7 @@ impl NetworkState {
             tags: node.tags.clone(),
             addresses: node.addresses.clone(),
             approved_routes: node.approved_routes().collect(),
+            posture: posture(&node.host),
         };
         Directory {
             users: self.users.values().cloned().collect(),
@@ -106,5 +107,39 @@ impl NetworkState {
     pub(crate) fn owner(&self, node: &Node) -> Option<String> {
         let user = node.user.filter(|_| node.tags.is_empty())?;
         self.users.get(&user).map(|user| user.name.clone())
+    }
+}
+
+/// What an agent tells of its host, as postures ask for it. The text for people ends with the
+/// kernel: `Debian GNU/Linux 12, Linux 6.1.0`.
+fn posture(host: &HostInfo) -> Posture {
+    let kernel = host.os.rsplit(", ").next().unwrap_or_default();
+    let (os, os_version) = match kernel.split_once(' ') {
+        Some((os, version)) => (os, Some(version.to_owned())),
+        None => (kernel, None),
+    };
+    Posture {
+        os: (!os.is_empty()).then(|| os.to_ascii_lowercase()),
+        os_version,
+        weir_version: (!host.version.is_empty()).then(|| host.version.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_what_its_agent_tells() {
+        let host = |os: &str| HostInfo {
+            os: os.to_owned(),
+            version: "0.1.0".to_owned(),
+            ..HostInfo::default()
+        };
+        let debian = posture(&host("Debian GNU/Linux 12, Linux 6.1.0-18-amd64"));
+        assert_eq!(debian.os.as_deref(), Some("linux"));
+        assert_eq!(debian.os_version.as_deref(), Some("6.1.0-18-amd64"));
+        assert_eq!(debian.weir_version.as_deref(), Some("0.1.0"));
+        assert_eq!(posture(&host("")).os, None);
     }
 }

@@ -1,18 +1,25 @@
 //! Policy and directory to compiled policy: selectors become addresses, and every rule learns
 //! which nodes it starts from and which it leads to.
 
+mod deny;
+mod reach;
+
+pub(crate) use deny::{Exception, without};
+pub(crate) use reach::{Place, Reach, internet};
+
 use crate::{
-    directory::{Directory, PolicyNode},
+    directory::Directory,
     index::Index,
-    policy::{Policy, Rule},
+    policy::{Effect, Policy, Rule},
+    ports::merge_ports,
     selector::{Identity, Source, Target},
 };
-use ipnet::IpNet;
+use deny::{Deny, PartIds, split};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
 };
-use weir_overlay::{AddressRange, AddressSet, GrantId, NodeId};
+use weir_overlay::{AddressRange, AddressSet, GrantId, NodeId, UserId};
 use weir_protocol::{IpProtocol, PortRange};
 
 /// A policy and the network it was compiled for. Answers what each node is told.
@@ -22,121 +29,65 @@ pub struct CompiledPolicy {
     /// In the order of the policy; rules without a source are left out.
     pub(crate) rules: Vec<CompiledRule>,
     pub(crate) places: BTreeMap<NodeId, Place>,
+    /// The untagged nodes of each user, sorted.
+    pub(crate) devices: BTreeMap<UserId, Vec<NodeId>>,
+    /// The rules that start from every node, by place in the list.
+    pub(crate) starts: Vec<usize>,
+    /// The rules that lead to every node, by place in the list.
+    pub(crate) leads: Vec<usize>,
+    /// Nodes that are to have no IPv4 address.
+    pub(crate) without_ipv4: BTreeSet<NodeId>,
 }
 
 /// A rule whose selectors are resolved, not yet cut down to a node.
 #[derive(Clone, Debug)]
 pub(crate) struct CompiledRule {
     pub(crate) id: GrantId,
-    pub(crate) origin: String,
+    pub(crate) origin: Arc<str>,
     pub(crate) sources: AddressSet,
     pub(crate) reach: Reach,
+    /// As they were written; they may overlap.
+    pub(crate) written_ports: Vec<PortRange>,
+    /// The same in the fewest ranges.
     pub(crate) ports: Vec<PortRange>,
     pub(crate) protocols: BTreeSet<IpProtocol>,
+    /// Whether it only says something to an application.
+    pub(crate) is_capability: bool,
+    /// Whether it leads through chosen nodes only.
+    pub(crate) is_via: bool,
+    /// What it does not allow although it says so.
+    pub(crate) exceptions: Vec<Exception>,
     /// The nodes that have a source address, or serve one. Sorted.
-    pub(crate) source_nodes: Vec<NodeId>,
+    pub(crate) source_nodes: Arc<[NodeId]>,
     /// The nodes that have a destination address, or serve one. Sorted.
-    pub(crate) target_nodes: Vec<NodeId>,
-}
-
-/// Where a rule leads.
-#[derive(Clone, Debug)]
-pub(crate) enum Reach {
-    /// Whatever a node has and serves.
-    Anything,
-    /// Public addresses, through nodes that serve as exits.
-    Internet,
-    /// The overlay addresses of nodes.
-    Nodes(AddressSet),
-    /// A prefix, as it was written.
-    Literal(IpNet),
-}
-
-/// What a node has and serves, and which rules concern it.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Place {
-    /// Its overlay addresses and its approved subnet routes.
-    pub(crate) own: AddressSet,
-    /// Its approved default routes.
-    pub(crate) exits: BTreeSet<IpNet>,
-    /// What it serves as an exit: public addresses of the families of its default routes.
-    pub(crate) internet: AddressSet,
-    /// The rules that start from it, by place in the list.
-    pub(crate) starts: Vec<usize>,
-    /// The rules that lead to it, by place in the list.
-    pub(crate) leads: Vec<usize>,
-}
-
-/// The public addresses that an exit stands for: all IPv4 but private (RFC 1918), link-local and
-/// overlay (RFC 6598) ones, and global unicast IPv6 (RFC 4291, section 2.4). An exit is no way
-/// into the networks around it.
-pub(crate) fn internet() -> AddressSet {
-    let v4 = |a, b, c, d| IpAddr::V4(Ipv4Addr::new(a, b, c, d));
-    let public = [
-        (v4(0, 0, 0, 0), v4(9, 255, 255, 255)),
-        (v4(11, 0, 0, 0), v4(100, 63, 255, 255)),
-        (v4(100, 128, 0, 0), v4(169, 253, 255, 255)),
-        (v4(169, 255, 0, 0), v4(172, 15, 255, 255)),
-        (v4(172, 32, 0, 0), v4(192, 167, 255, 255)),
-        (v4(192, 169, 0, 0), v4(255, 255, 255, 255)),
-        (
-            IpAddr::V6(Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0)),
-            IpAddr::V6(Ipv6Addr::from_bits((0x4000 << 112) - 1)),
-        ),
-    ];
-    public
-        .into_iter()
-        .filter_map(|(first, last)| AddressRange::new(first, last))
-        .collect()
-}
-
-impl Reach {
-    /// Whether it leads into a route: overlaps a subnet route, is meant for or is a default route.
-    pub(crate) fn leads_into(&self, route: &IpNet) -> bool {
-        let is_exit = route.prefix_len() == 0;
-        match self {
-            Self::Anything => true,
-            Self::Internet => is_exit,
-            Self::Nodes(addresses) => {
-                !is_exit && addresses.overlaps(&AddressSet::from_iter([*route]))
-            }
-            Self::Literal(prefix) if is_exit => prefix == route,
-            Self::Literal(prefix) => prefix.contains(route) || route.contains(prefix),
-        }
-    }
-}
-
-impl Place {
-    fn of(node: &PolicyNode) -> Self {
-        let addresses = node.addresses.iter().copied().map(AddressRange::from);
-        let exits: BTreeSet<_> = node.exits().collect();
-        Self {
-            own: addresses
-                .chain(node.subnets().map(AddressRange::from))
-                .collect(),
-            internet: internet().intersection(&exits.iter().copied().collect()),
-            exits,
-            starts: Vec::new(),
-            leads: Vec::new(),
-        }
-    }
+    pub(crate) target_nodes: Arc<[NodeId]>,
 }
 
 /// Resolves selectors, each identity once.
-struct Compiler<'a> {
+pub(crate) struct Compiler<'a> {
     policy: &'a Policy,
-    index: Index<'a>,
+    directory: &'a Directory,
+    pub(crate) index: Index<'a>,
     /// `*` as a source.
     wildcard: AddressSet,
-    /// The approved exits, sorted.
-    exits: Vec<NodeId>,
-    /// All nodes, sorted.
-    all: Vec<NodeId>,
     identities: BTreeMap<Identity, AddressSet>,
+    postures: BTreeMap<String, AddressSet>,
 }
 
-impl Compiler<'_> {
-    fn identity(&mut self, identity: &Identity) -> AddressSet {
+impl<'a> Compiler<'a> {
+    pub(crate) fn new(policy: &'a Policy, directory: &'a Directory) -> Self {
+        let index = Index::of(directory);
+        Self {
+            policy,
+            directory,
+            wildcard: directory.wildcard.union(&index.subnets()),
+            index,
+            identities: BTreeMap::new(),
+            postures: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn identity(&mut self, identity: &Identity) -> AddressSet {
         if let Some(known) = self.identities.get(identity) {
             return known.clone();
         }
@@ -145,85 +96,230 @@ impl Compiler<'_> {
         addresses
     }
 
-    fn sources(&mut self, sources: &[Source]) -> AddressSet {
+    /// The addresses that sources stand for.
+    pub(crate) fn sources(&mut self, sources: &[Source]) -> AddressSet {
         let mut ranges = Vec::new();
         for source in sources {
             match source {
                 Source::Any => ranges.extend_from_slice(self.wildcard.ranges()),
+                Source::Everything => ranges.extend(AddressRange::everything()),
                 Source::Identity(identity) => {
                     ranges.extend_from_slice(self.identity(identity).ranges());
                 }
-                Source::Literal(prefix) => ranges.push(AddressRange::from(*prefix)),
+                Source::Literal(addresses) => ranges.extend_from_slice(addresses.ranges()),
             }
         }
         ranges.into()
     }
 
-    fn rule(&mut self, rule: &Rule) -> CompiledRule {
-        let sources = self.sources(&rule.sources);
-        let reach = match &rule.target {
+    pub(crate) fn reach(&mut self, target: &Target) -> Reach {
+        match target {
             Target::Any => Reach::Anything,
             Target::Internet => Reach::Internet,
+            Target::OwnDevices => Reach::OwnDevices,
             Target::Identity(identity) => Reach::Nodes(self.identity(identity)),
-            Target::Literal(prefix) => Reach::Literal(*prefix),
-        };
-        CompiledRule {
-            id: rule.id,
-            origin: rule.origin.clone(),
-            source_nodes: self.index.nodes(&sources),
-            target_nodes: match &reach {
-                Reach::Anything => self.all.clone(),
-                Reach::Internet => self.exits.clone(),
-                Reach::Nodes(addresses) => self.index.nodes(addresses),
-                Reach::Literal(prefix) => self.index.nodes(&[*prefix].into_iter().collect()),
-            },
-            sources,
-            reach,
-            ports: rule.ports.clone(),
-            protocols: rule.protocols.clone(),
+            Target::Literal(addresses) => Reach::Literal(addresses.clone()),
         }
+    }
+
+    /// The addresses of the nodes that meet one of some postures.
+    fn meeting(&mut self, postures: &[String]) -> AddressSet {
+        let mut ranges = Vec::new();
+        for name in postures {
+            if !self.postures.contains_key(name) {
+                let conditions = self.policy.postures.get(name);
+                let conditions = conditions.map(Vec::as_slice).unwrap_or_default();
+                let addresses = self.index.meeting(conditions);
+                self.postures.insert(name.clone(), addresses);
+            }
+            let known = self.postures.get(name).into_iter();
+            ranges.extend(known.flat_map(AddressSet::ranges).copied());
+        }
+        ranges.into()
     }
 }
 
 /// Compiles a policy for a network. Never fails: what could fail did so when the policy was read.
 #[must_use]
 pub fn compile(policy: &Policy, directory: &Directory) -> CompiledPolicy {
-    let mut places: BTreeMap<NodeId, Place> = directory
+    let mut compiler = Compiler::new(policy, directory);
+    let places: BTreeMap<NodeId, Place> = directory
         .nodes
         .iter()
         .map(|(id, node)| (*id, Place::of(node)))
         .collect();
-    let index = Index::of(directory);
-    let exits = places.iter().filter(|(_, place)| !place.exits.is_empty());
-    let mut compiler = Compiler {
-        policy,
-        wildcard: directory.wildcard.union(&index.subnets()),
-        index,
-        exits: exits.map(|(id, _)| *id).collect(),
-        all: places.keys().copied().collect(),
-        identities: BTreeMap::new(),
-    };
-    let mut rules = Vec::new();
-    for rule in &policy.rules {
-        let rule = compiler.rule(rule);
-        if rule.sources.is_empty() {
-            continue;
+    let mut devices: BTreeMap<UserId, Vec<NodeId>> = BTreeMap::new();
+    for (id, place) in &places {
+        if let Some(user) = place.user {
+            devices.entry(user).or_default().push(*id);
         }
-        for node in &rule.source_nodes {
-            if let Some(place) = places.get_mut(node) {
-                place.starts.push(rules.len());
-            }
-        }
-        for node in &rule.target_nodes {
-            if let Some(place) = places.get_mut(node) {
-                place.leads.push(rules.len());
-            }
-        }
-        rules.push(rule);
     }
-    CompiledPolicy {
-        is_set: policy.is_set,
-        rules,
-        places,
+    let exits = places.iter().filter(|(_, place)| !place.exits.is_empty());
+    let mut builder = Builder {
+        all: places.keys().copied().collect(),
+        exits: exits.map(|(id, _)| *id).collect(),
+        compiled: CompiledPolicy {
+            is_set: policy.is_set,
+            without_ipv4: without_ipv4(&mut compiler),
+            places,
+            devices,
+            ..CompiledPolicy::default()
+        },
+        compiler,
+        denied: Vec::new(),
+        ids: PartIds::beside(policy.rules.iter().map(|rule| rule.id).collect()),
+    };
+    for rule in &policy.rules {
+        builder.rule(rule);
+    }
+    builder.compiled
+}
+
+fn without_ipv4(compiler: &mut Compiler<'_>) -> BTreeSet<NodeId> {
+    let mut nodes = BTreeSet::new();
+    for target in &compiler.policy.without_ipv4 {
+        if *target == Source::Any {
+            nodes.extend(compiler.directory.nodes.keys());
+        } else {
+            let addresses = compiler.sources(std::slice::from_ref(target));
+            nodes.extend(compiler.index.owners(&addresses));
+        }
+    }
+    nodes
+}
+
+struct Builder<'a> {
+    compiler: Compiler<'a>,
+    compiled: CompiledPolicy,
+    /// The approved exits, sorted.
+    exits: Arc<[NodeId]>,
+    /// All nodes, sorted.
+    all: Arc<[NodeId]>,
+    denied: Vec<Deny>,
+    ids: PartIds,
+}
+
+impl Builder<'_> {
+    fn rule(&mut self, rule: &Rule) {
+        let mut sources = self.compiler.sources(&rule.sources);
+        if !rule.postures.is_empty() {
+            sources = sources.intersection(&self.compiler.meeting(&rule.postures));
+        }
+        if sources.is_empty() {
+            return;
+        }
+        let reach = self.compiler.reach(&rule.target);
+        let ports = merge_ports(rule.ports.clone());
+        if rule.effect == Effect::Deny {
+            self.denied.push(Deny {
+                sources,
+                protocols: rule.protocols.clone(),
+                what: Exception { reach, ports },
+            });
+            return;
+        }
+        let compiled = CompiledRule {
+            id: rule.id,
+            origin: rule.origin.as_str().into(),
+            sources,
+            reach,
+            written_ports: rule.ports.clone(),
+            ports,
+            protocols: rule.protocols.clone(),
+            is_capability: rule.effect == Effect::Capability,
+            is_via: rule.via.is_some(),
+            exceptions: Vec::new(),
+            source_nodes: [].into(),
+            target_nodes: [].into(),
+        };
+        if compiled.is_capability || self.denied.is_empty() {
+            self.part(rule, compiled);
+        } else {
+            for part in split(compiled, &self.denied, &mut self.ids) {
+                self.part(rule, part);
+            }
+        }
+    }
+
+    /// Finds a rule's ends, and adds it to what they know.
+    fn part(&mut self, written: &Rule, mut rule: CompiledRule) {
+        rule.source_nodes = self.nodes(&rule.sources);
+        rule.target_nodes = match &rule.reach {
+            Reach::Anything => Arc::clone(&self.all),
+            Reach::Internet => Arc::clone(&self.exits),
+            Reach::OwnDevices => self.own_devices(&mut rule.source_nodes),
+            Reach::Nodes(addresses) | Reach::Literal(addresses) => self.nodes(addresses),
+        };
+        if let Some(tags) = &written.via {
+            let nodes = &self.compiler.directory.nodes;
+            let mut targets = rule.target_nodes.to_vec();
+            targets.retain(|id| {
+                let place = self.compiled.places.get(id);
+                let serves = place.is_some_and(|place| match &rule.reach {
+                    Reach::Internet => true,
+                    Reach::Literal(addresses) => addresses.overlaps(&place.subnets),
+                    Reach::Anything | Reach::OwnDevices | Reach::Nodes(_) => false,
+                });
+                serves
+                    && nodes
+                        .get(id)
+                        .is_some_and(|node| !node.tags.is_disjoint(tags))
+            });
+            rule.target_nodes = targets.into();
+        }
+        if !rule.exceptions.is_empty() {
+            let mut targets = rule.target_nodes.to_vec();
+            targets.retain(|id| {
+                let place = self.compiled.places.get(id);
+                place.is_some_and(|place| !rule.destinations(place).is_empty())
+            });
+            rule.target_nodes = targets.into();
+        }
+        let at = self.compiled.rules.len();
+        let compiled = &mut self.compiled;
+        if rule.source_nodes.len() == self.all.len() {
+            compiled.starts.push(at);
+        } else {
+            for place in rule.source_nodes.iter() {
+                if let Some(place) = compiled.places.get_mut(place) {
+                    place.starts.push(at);
+                }
+            }
+        }
+        if rule.target_nodes.len() == self.all.len() {
+            compiled.leads.push(at);
+        } else {
+            for place in rule.target_nodes.iter() {
+                if let Some(place) = compiled.places.get_mut(place) {
+                    place.leads.push(at);
+                }
+            }
+        }
+        compiled.rules.push(rule);
+    }
+
+    fn nodes(&self, addresses: &AddressSet) -> Arc<[NodeId]> {
+        let nodes = self.compiler.index.nodes(addresses);
+        if nodes.len() == self.all.len() {
+            Arc::clone(&self.all)
+        } else {
+            nodes.into()
+        }
+    }
+
+    /// Leaves only users' devices among the sources, and gives all devices of these users.
+    fn own_devices(&self, sources: &mut Arc<[NodeId]>) -> Arc<[NodeId]> {
+        let user = |id: &NodeId| self.compiled.places.get(id)?.user;
+        let users: BTreeSet<UserId> = sources.iter().filter_map(user).collect();
+        *sources = sources
+            .iter()
+            .copied()
+            .filter(|id| user(id).is_some())
+            .collect();
+        let devices = users
+            .iter()
+            .filter_map(|user| self.compiled.devices.get(user));
+        let devices: BTreeSet<NodeId> = devices.flatten().copied().collect();
+        devices.into_iter().collect()
     }
 }

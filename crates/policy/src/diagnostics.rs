@@ -34,6 +34,25 @@ pub struct Diagnostic {
     pub span: Range<usize>,
 }
 
+impl Diagnostic {
+    pub(crate) fn at(
+        lines: &Lines<'_>,
+        severity: Severity,
+        span: &Span,
+        message: impl Into<String>,
+        help: Option<String>,
+    ) -> Self {
+        Self {
+            severity,
+            message: message.into(),
+            help,
+            line: lines.line(span.start),
+            column: lines.column(span.start),
+            span: span.clone(),
+        }
+    }
+}
+
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -129,7 +148,8 @@ impl<'a> Lines<'a> {
 #[derive(Debug)]
 pub(crate) struct Findings<'a> {
     lines: &'a Lines<'a>,
-    found: Vec<Diagnostic>,
+    /// Each with the byte that it is sorted by.
+    found: Vec<(usize, Diagnostic)>,
 }
 
 impl<'a> Findings<'a> {
@@ -148,29 +168,34 @@ impl<'a> Findings<'a> {
         self.push(Severity::Warning, span, message.into(), help);
     }
 
+    /// Like [`Self::error`], but reported as if it stood at `order`.
+    pub(crate) fn error_ordered(
+        &mut self,
+        order: usize,
+        span: &Span,
+        message: impl Into<String>,
+        help: Option<String>,
+    ) {
+        self.push(Severity::Error, span, message.into(), help);
+        if let Some((at, _)) = self.found.last_mut() {
+            *at = order;
+        }
+    }
+
     fn push(&mut self, severity: Severity, span: &Span, message: String, help: Option<String>) {
-        self.found.push(Diagnostic {
-            severity,
-            message,
-            help,
-            line: self.lines.line(span.start),
-            column: self.lines.column(span.start),
-            span: span.clone(),
-        });
+        let diagnostic = Diagnostic::at(self.lines, severity, span, message, help);
+        self.found.push((span.start, diagnostic));
     }
 
     /// All findings in the order of the text; `Err` when one of them is an error.
     pub(crate) fn finish(mut self) -> Result<Vec<Diagnostic>, Vec<Diagnostic>> {
         self.found
-            .sort_by_key(|found| (found.span.start, found.severity));
-        let refused = self
-            .found
-            .iter()
-            .any(|found| found.severity == Severity::Error);
-        if refused {
-            Err(self.found)
+            .sort_by_key(|(order, found)| (*order, found.severity));
+        let found: Vec<_> = self.found.into_iter().map(|(_, found)| found).collect();
+        if found.iter().any(|found| found.severity == Severity::Error) {
+            Err(found)
         } else {
-            Ok(self.found)
+            Ok(found)
         }
     }
 }

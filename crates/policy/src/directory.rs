@@ -28,8 +28,22 @@ pub struct PolicyNode {
     pub tags: BTreeSet<Tag>,
     /// Its overlay addresses.
     pub addresses: BTreeSet<IpAddr>,
-    /// The routes that it advertises and an admin approved, default routes included.
+    /// The routes that it advertises and that are approved, default routes included.
     pub approved_routes: BTreeSet<IpNet>,
+    /// What its agent tells of the host, for rules that ask for it.
+    pub posture: Posture,
+}
+
+/// What an agent tells of its host, as far as `postures` ask. What is not told meets no condition.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Posture {
+    /// The operating system, as `node:os` compares it: `linux`.
+    pub os: Option<String>,
+    /// Its version, such as the kernel's: `node:osVersion`.
+    pub os_version: Option<String>,
+    /// The agent's version: `node:weirVersion`, and `node:tsVersion` in files that were written
+    /// for others.
+    pub weir_version: Option<String>,
 }
 
 /// All users and nodes.
@@ -42,6 +56,25 @@ pub struct Directory {
     /// What `*` means as a source, before approved subnet routes are added. The overlay, unless
     /// the network has other addresses.
     pub wildcard: AddressSet,
+    /// The e-mail domains that belong to the network, which `user:*@DOMAIN` may name. Those of the
+    /// users' own addresses when empty.
+    pub domains: BTreeSet<String>,
+}
+
+impl Directory {
+    /// Whether an e-mail domain belongs to the network.
+    pub(crate) fn has_domain(&self, domain: &str) -> bool {
+        if self.domains.is_empty() {
+            let emails = self.users.iter().filter_map(|user| user.email.as_deref());
+            emails
+                .filter_map(|email| email.rsplit_once('@'))
+                .any(|(_, of)| of.eq_ignore_ascii_case(domain))
+        } else {
+            self.domains
+                .iter()
+                .any(|of| of.eq_ignore_ascii_case(domain))
+        }
+    }
 }
 
 impl Default for Directory {
@@ -50,6 +83,7 @@ impl Default for Directory {
             users: Vec::new(),
             nodes: BTreeMap::new(),
             wildcard: overlay_prefixes().into_iter().collect(),
+            domains: BTreeSet::new(),
         }
     }
 }

@@ -19,6 +19,14 @@ pub(crate) struct GrantIds {
 }
 
 impl GrantIds {
+    /// Ids beside those that are given out already.
+    pub(crate) fn beside(taken: impl IntoIterator<Item = GrantId>) -> Self {
+        Self {
+            taken: taken.into_iter().collect(),
+            steps: BTreeMap::new(),
+        }
+    }
+
     /// The id for a rule with this content; `None` after [`MAX_RULES`].
     pub(crate) fn next(&mut self, content: &str) -> Option<GrantId> {
         if self.taken.len() >= MAX_RULES {

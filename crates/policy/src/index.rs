@@ -3,6 +3,7 @@
 use crate::{
     directory::{Directory, PolicyNode},
     policy::Policy,
+    posture::Assertion,
     selector::{Identity, UserSelector},
 };
 use std::{
@@ -19,7 +20,10 @@ pub(crate) struct Index<'a> {
     /// Users by e-mail in lower case.
     by_email: BTreeMap<String, Vec<UserId>>,
     by_user: BTreeMap<UserId, Vec<&'a PolicyNode>>,
+    /// Users by the domain of their e-mail, in lower case.
+    by_domain: BTreeMap<String, Vec<UserId>>,
     by_tag: BTreeMap<&'a Tag, Vec<&'a PolicyNode>>,
+    all: Vec<&'a PolicyNode>,
     untagged: Vec<&'a PolicyNode>,
     tagged: Vec<&'a PolicyNode>,
     by_address: BTreeMap<IpAddr, Vec<NodeId>>,
@@ -36,10 +40,15 @@ impl<'a> Index<'a> {
             }
             if let Some(email) = &user.email {
                 let email = email.to_ascii_lowercase();
+                if let Some((_, domain)) = email.rsplit_once('@') {
+                    let of_domain = index.by_domain.entry(domain.to_owned()).or_default();
+                    of_domain.push(user.id);
+                }
                 index.by_email.entry(email).or_default().push(user.id);
             }
         }
         for (id, node) in &directory.nodes {
+            index.all.push(node);
             if node.tags.is_empty() {
                 index.untagged.push(node);
                 if let Some(user) = node.user {
@@ -68,27 +77,37 @@ impl<'a> Index<'a> {
         by_name.into_iter().chain(by_email).flatten().copied()
     }
 
-    /// The overlay addresses of the nodes that an identity stands for.
-    pub(crate) fn addresses(&self, policy: &Policy, identity: &Identity) -> AddressSet {
-        let of_users = |selectors: &mut dyn Iterator<Item = &UserSelector>| {
-            let users: BTreeSet<_> = selectors
-                .flat_map(|selector| self.users(selector))
-                .collect();
+    /// The nodes that an identity stands for.
+    pub(crate) fn members(&self, policy: &Policy, identity: &Identity) -> Vec<&'a PolicyNode> {
+        let of_users = |users: BTreeSet<UserId>| {
             let nodes = users.iter().filter_map(|user| self.by_user.get(user));
             nodes.flatten().copied().collect()
         };
-        let nodes: Vec<&PolicyNode> = match identity {
-            Identity::User(selector) => of_users(&mut std::iter::once(selector)),
-            Identity::Group(name) => of_users(&mut policy.groups.get(name).into_iter().flatten()),
+        match identity {
+            Identity::User(selector) => of_users(self.users(selector).collect()),
+            Identity::Group(name) => {
+                let members = policy.groups.get(name).into_iter().flatten();
+                of_users(members.flat_map(|member| self.users(member)).collect())
+            }
+            Identity::Domain(domain) => {
+                let users = self.by_domain.get(domain).into_iter().flatten();
+                of_users(users.copied().collect())
+            }
             Identity::Tag(tag) => self.by_tag.get(tag).cloned().unwrap_or_default(),
             Identity::Member => self.untagged.clone(),
             Identity::Tagged => self.tagged.clone(),
-        };
-        nodes
-            .iter()
-            .flat_map(|node| &node.addresses)
-            .map(|address| AddressRange::from(*address))
-            .collect()
+        }
+    }
+
+    /// The overlay addresses of the nodes that an identity stands for.
+    pub(crate) fn addresses(&self, policy: &Policy, identity: &Identity) -> AddressSet {
+        addresses(self.members(policy, identity))
+    }
+
+    /// The overlay addresses of the nodes that meet every one of some conditions.
+    pub(crate) fn meeting(&self, conditions: &[Assertion]) -> AddressSet {
+        let meets = |node: &&&PolicyNode| conditions.iter().all(|one| one.is_met(&node.posture));
+        addresses(self.all.iter().filter(meets).copied())
     }
 
     /// The nodes that have one of the addresses, or serve one by an approved subnet route. Sorted.
@@ -109,10 +128,24 @@ impl<'a> Index<'a> {
         nodes
     }
 
+    /// The nodes that have one of the addresses themselves.
+    pub(crate) fn owners(&self, addresses: &AddressSet) -> impl Iterator<Item = NodeId> {
+        let ranges = addresses.ranges().iter();
+        ranges
+            .flat_map(|range| self.by_address.range(range.first()..=range.last()))
+            .flat_map(|(_, nodes)| nodes)
+            .copied()
+    }
+
     /// All approved subnet routes.
     pub(crate) fn subnets(&self) -> AddressSet {
         self.subnets.keys().copied().collect()
     }
+}
+
+fn addresses<'a>(nodes: impl IntoIterator<Item = &'a PolicyNode>) -> AddressSet {
+    let addresses = nodes.into_iter().flat_map(|node| &node.addresses);
+    addresses.copied().map(AddressRange::from).collect()
 }
 
 #[cfg(test)]

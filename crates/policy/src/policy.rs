@@ -2,16 +2,18 @@
 
 use crate::{
     diagnostics::{Diagnostic, Findings, Lines},
-    directory::{Directory, User},
+    directory::{Directory, PolicyNode, Posture, User},
     document,
     index::Index,
+    posture::Assertion,
     resolve,
-    selector::{Source, TagOwner, Target, UserSelector},
+    selector::{Identity, Source, TagOwner, Target, UserSelector},
     suggest::did_you_mean,
     syntax,
 };
+use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
-use weir_overlay::{GrantId, Tag};
+use weir_overlay::{AddressSet, GrantId, Tag};
 use weir_protocol::{IpProtocol, PortRange};
 
 /// The longest policy text, in bytes. Generous: ten thousand rules fit.
@@ -23,13 +25,35 @@ pub struct Policy {
     pub(crate) is_set: bool,
     pub(crate) groups: BTreeMap<String, BTreeSet<UserSelector>>,
     pub(crate) tag_owners: BTreeMap<Tag, Vec<TagOwner>>,
+    /// In the order in which they count: grants, then ACLs.
     pub(crate) rules: Vec<Rule>,
+    pub(crate) approvers: Approvers,
+    pub(crate) postures: BTreeMap<String, Vec<Assertion>>,
+    /// Nodes that are to have no IPv4 address.
+    pub(crate) without_ipv4: Vec<Source>,
+    pub(crate) tests: Vec<Expectation>,
+    pub(crate) ssh: Vec<SshRule>,
+    pub(crate) ssh_tests: Vec<SshExpectation>,
+    /// Each e-mail domain that the policy names, with the finding for when it is not the
+    /// network's own.
+    pub(crate) domains: Vec<(String, Diagnostic)>,
     pub(crate) warnings: Vec<Diagnostic>,
     /// Each user that the policy names, with the finding for when there is no such user.
     pub(crate) users: BTreeMap<UserSelector, Diagnostic>,
 }
 
-/// One rule: an entry of `acls`, as far as one destination selector of it goes.
+/// What a rule does with the traffic it is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// Allows it.
+    Accept,
+    /// Takes it from what later rules allow.
+    Deny,
+    /// Says something to an application. Only makes the nodes each other's peers.
+    Capability,
+}
+
+/// One rule: an entry of `acls` or `grants`, as far as one destination selector of it goes.
 #[derive(Clone, Debug)]
 pub(crate) struct Rule {
     pub(crate) id: GrantId,
@@ -37,9 +61,78 @@ pub(crate) struct Rule {
     pub(crate) origin: String,
     pub(crate) sources: Vec<Source>,
     pub(crate) target: Target,
+    /// As they were written; they may overlap.
     pub(crate) ports: Vec<PortRange>,
-    /// Never empty.
+    /// Never empty, but for capabilities.
     pub(crate) protocols: BTreeSet<IpProtocol>,
+    pub(crate) effect: Effect,
+    /// Only through nodes with one of these tags.
+    pub(crate) via: Option<BTreeSet<Tag>>,
+    /// One of these must be met by the device that sends. Empty asks for nothing.
+    pub(crate) postures: Vec<String>,
+}
+
+/// `autoApprovers`.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Approvers {
+    pub(crate) routes: Vec<(IpNet, Vec<TagOwner>)>,
+    pub(crate) exits: Vec<TagOwner>,
+}
+
+/// An entry of `tests`.
+#[derive(Clone, Debug)]
+pub(crate) struct Expectation {
+    /// To be reported when the test as a whole fails.
+    pub(crate) finding: Diagnostic,
+    /// Why it fails whatever the rules are.
+    pub(crate) problem: Option<String>,
+    pub(crate) source: Option<Source>,
+    pub(crate) protocol: Option<IpProtocol>,
+    /// What the device in the test reports.
+    pub(crate) posture: Posture,
+    pub(crate) probes: Vec<Probe>,
+}
+
+/// One destination of a test.
+#[derive(Clone, Debug)]
+pub(crate) struct Probe {
+    pub(crate) finding: Diagnostic,
+    pub(crate) text: String,
+    /// Whether it must be allowed, or must not.
+    pub(crate) accept: bool,
+    pub(crate) target: Target,
+    pub(crate) port: u16,
+}
+
+/// An entry of `ssh`.
+#[derive(Clone, Debug)]
+pub(crate) struct SshRule {
+    pub(crate) is_check: bool,
+    pub(crate) sources: Vec<Identity>,
+    pub(crate) targets: Vec<SshTarget>,
+    /// Login names, as they were written.
+    pub(crate) users: Vec<String>,
+}
+
+/// Where a login leads.
+#[derive(Clone, Debug)]
+pub(crate) enum SshTarget {
+    Identity(Identity),
+    OwnDevices,
+    /// In tests only.
+    Literal(AddressSet),
+}
+
+/// An entry of `sshTests`.
+#[derive(Clone, Debug)]
+pub(crate) struct SshExpectation {
+    pub(crate) finding: Diagnostic,
+    pub(crate) problem: Option<String>,
+    pub(crate) source: Option<Source>,
+    pub(crate) targets: Vec<SshTarget>,
+    pub(crate) accept: Vec<String>,
+    pub(crate) deny: Vec<String>,
+    pub(crate) check: Vec<String>,
 }
 
 impl Policy {
@@ -142,7 +235,28 @@ impl Policy {
             TagOwner::Group(name) => user.is_some_and(|user| self.is_member(name, user)),
             TagOwner::Member => user.is_some(),
             TagOwner::Tag(tag) => held.contains(tag),
+            TagOwner::Nobody => false,
         })
+    }
+
+    /// Whether `autoApprovers` approve a route of a node, so that no admin need decide. A subnet
+    /// route must lie within a prefix that the policy lists, and be advertised by someone it names
+    /// there; a default route needs the approval of `exitNode`.
+    #[must_use]
+    pub fn approves(&self, route: &IpNet, node: &PolicyNode, owner: Option<&User>) -> bool {
+        let owner = owner.filter(|_| node.tags.is_empty());
+        let selects = |approver: &TagOwner| match approver {
+            TagOwner::User(selector) => owner.is_some_and(|user| selector.matches(user)),
+            TagOwner::Group(name) => owner.is_some_and(|user| self.is_member(name, user)),
+            TagOwner::Member => owner.is_some(),
+            TagOwner::Tag(tag) => node.tags.contains(tag),
+            TagOwner::Nobody => false,
+        };
+        if route.prefix_len() == 0 {
+            return self.approvers.exits.iter().any(selects);
+        }
+        let mut routes = self.approvers.routes.iter();
+        routes.any(|(prefix, who)| prefix.contains(route) && who.iter().any(selects))
     }
 
     pub(crate) fn is_member(&self, group: &str, user: &User) -> bool {

@@ -1,11 +1,20 @@
 //! Compiled policy to what one node is told: its packet filter, its peers, and the routes it may
 //! use.
 
-use crate::compile::{CompiledPolicy, CompiledRule, Place, Reach};
+use crate::compile::{CompiledPolicy, CompiledRule, Place, Reach, internet, without};
 use ipnet::IpNet;
 use std::collections::BTreeSet;
 use weir_overlay::{AddressSet, GrantId, NodeId};
 use weir_protocol::{Destination, Grant};
+
+/// Through whom a node may use a route.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ways {
+    /// Through whoever serves it.
+    pub anyone: bool,
+    /// Through these nodes, to which `via` steers.
+    pub through: BTreeSet<NodeId>,
+}
 
 impl CompiledPolicy {
     /// Whether somebody set a policy.
@@ -23,14 +32,57 @@ impl CompiledPolicy {
         let Some(place) = self.places.get(&node) else {
             return Vec::new();
         };
+        self.rules_at(node, place)
+            .filter_map(|rule| {
+                let destinations = rule.destinations(place);
+                let sources = self.sources_at(rule, place);
+                (!destinations.is_empty() && !sources.is_empty()).then(|| Grant {
+                    id: rule.id,
+                    sources,
+                    protocols: rule.protocols.clone(),
+                    destinations,
+                    origin: rule.origin.to_string(),
+                })
+            })
+            .collect()
+    }
+
+    /// The rules that can allow something at a node, in the order of the policy.
+    pub(crate) fn rules_at(
+        &self,
+        node: NodeId,
+        place: &Place,
+    ) -> impl Iterator<Item = &CompiledRule> {
         // An exit is also led to by public prefixes, which make nobody its peer.
-        if place.exits.is_empty() {
-            let rules = self.rules_to(node);
-            rules.filter_map(|rule| rule.grant(place)).collect()
+        let rules: Vec<&CompiledRule> = if place.exits.is_empty() {
+            self.rules_to(node).collect()
         } else {
+            let public = |rule: &&CompiledRule| matches!(rule.reach, Reach::Literal(_));
+            let leads = |rule: &&CompiledRule| rule.target_nodes.binary_search(&node).is_ok();
             let rules = self.rules.iter();
-            rules.filter_map(|rule| rule.grant(place)).collect()
+            rules
+                .filter(|rule| leads(rule) || (public(rule) && !rule.is_via))
+                .collect()
+        };
+        rules.into_iter().filter(|rule| !rule.is_capability)
+    }
+
+    /// The sources of a rule, as a node is told them.
+    pub(crate) fn sources_at(&self, rule: &CompiledRule, place: &Place) -> AddressSet {
+        if !matches!(rule.reach, Reach::OwnDevices) {
+            return rule.sources.clone();
         }
+        let devices = place.user.and_then(|user| self.devices.get(&user));
+        let devices = devices
+            .into_iter()
+            .flatten()
+            .filter(|id| rule.source_nodes.binary_search(id).is_ok())
+            .filter_map(|id| self.places.get(id));
+        let addresses: AddressSet = devices
+            .flat_map(|place| place.addresses.ranges())
+            .copied()
+            .collect();
+        addresses.intersection(&rule.sources)
     }
 
     /// The nodes that a node may talk to or hear from. Mutual: what is a node's peer has the node
@@ -38,21 +90,51 @@ impl CompiledPolicy {
     #[must_use]
     pub fn peers(&self, node: NodeId) -> BTreeSet<NodeId> {
         let mut peers = BTreeSet::new();
+        let user = self.places.get(&node).and_then(|place| place.user);
+        let devices = user.and_then(|user| self.devices.get(&user));
+        let devices = || devices.into_iter().flatten().copied();
         for rule in self.rules_from(node) {
-            peers.extend(&rule.target_nodes);
+            if matches!(rule.reach, Reach::OwnDevices) {
+                peers.extend(devices());
+            } else {
+                peers.extend(rule.target_nodes.iter());
+            }
         }
         for rule in self.rules_to(node) {
-            peers.extend(&rule.source_nodes);
+            if matches!(rule.reach, Reach::OwnDevices) {
+                let sends = |id: &NodeId| rule.source_nodes.binary_search(id).is_ok();
+                peers.extend(devices().filter(sends));
+            } else {
+                peers.extend(rule.source_nodes.iter());
+            }
         }
         peers.remove(&node);
         peers
     }
 
-    /// Whether some rule lets a node send into a route.
+    /// Through whom a node may send into a route.
+    #[must_use]
+    pub fn ways_into(&self, node: NodeId, route: &IpNet) -> Ways {
+        let mut ways = Ways::default();
+        for rule in self.rules_from(node) {
+            if !rule.leads_into(route) {
+                continue;
+            }
+            if rule.is_via {
+                ways.through.extend(rule.target_nodes.iter());
+            } else {
+                ways.anyone = true;
+                return ways;
+            }
+        }
+        ways
+    }
+
+    /// Whether some rule lets a node send into a route, through whomever.
     #[must_use]
     pub fn may_send_into(&self, node: NodeId, route: &IpNet) -> bool {
-        self.rules_from(node)
-            .any(|rule| rule.reach.leads_into(route))
+        let ways = self.ways_into(node, route);
+        ways.anyone || !ways.through.is_empty()
     }
 
     /// Whether some rule lets packets from a subnet route reach a node. Never for a default route,
@@ -64,7 +146,14 @@ impl CompiledPolicy {
             _ => [*route].into_iter().collect(),
         };
         self.rules_to(node)
+            .filter(|rule| !matches!(rule.reach, Reach::OwnDevices))
             .any(|rule| rule.sources.overlaps(&route))
+    }
+
+    /// Whether a node is to have no IPv4 address (`disable-ipv4`).
+    #[must_use]
+    pub fn is_without_ipv4(&self, node: NodeId) -> bool {
+        self.without_ipv4.contains(&node)
     }
 
     /// Where the policy says what a grant allows: `acls[2], line 14`.
@@ -79,58 +168,64 @@ impl CompiledPolicy {
     pub fn grants(&self) -> impl Iterator<Item = (GrantId, &str)> {
         self.rules
             .iter()
-            .map(|rule| (rule.id, rule.origin.as_str()))
+            .filter(|rule| !rule.is_capability)
+            .map(|rule| (rule.id, &*rule.origin))
     }
 
     fn rules_from(&self, node: NodeId) -> impl Iterator<Item = &CompiledRule> {
-        let starts = self.places.get(&node).map(|place| &place.starts);
-        starts
-            .into_iter()
-            .flatten()
-            .filter_map(|at| self.rules.get(*at))
+        let place = self.places.get(&node);
+        self.in_order(place.map(|place| (&place.starts, &self.starts)))
     }
 
     fn rules_to(&self, node: NodeId) -> impl Iterator<Item = &CompiledRule> {
-        let leads = self.places.get(&node).map(|place| &place.leads);
-        leads
-            .into_iter()
-            .flatten()
-            .filter_map(|at| self.rules.get(*at))
+        let place = self.places.get(&node);
+        self.in_order(place.map(|place| (&place.leads, &self.leads)))
+    }
+
+    fn in_order(
+        &self,
+        lists: Option<(&Vec<usize>, &Vec<usize>)>,
+    ) -> impl Iterator<Item = &CompiledRule> {
+        let mut places: Vec<usize> = Vec::new();
+        if let Some((own, shared)) = lists {
+            places.extend(own);
+            places.extend(shared);
+            places.sort_unstable();
+        }
+        places.into_iter().filter_map(|at| self.rules.get(at))
     }
 }
 
 impl CompiledRule {
-    fn grant(&self, place: &Place) -> Option<Grant> {
-        let addresses = self.reach.at(place);
-        if addresses.is_empty() {
-            return None;
-        }
-        let destination = |ports: &_| Destination {
-            addresses: addresses.clone(),
-            ports: *ports,
+    /// What it allows at a node.
+    pub(crate) fn destinations(&self, place: &Place) -> Vec<Destination> {
+        let own = match (&self.reach, self.is_via) {
+            (Reach::OwnDevices, _) => &place.addresses,
+            (_, true) => &place.subnets,
+            (_, false) => &place.own,
         };
-        Some(Grant {
-            id: self.id,
-            sources: self.sources.clone(),
-            protocols: self.protocols.clone(),
-            destinations: self.ports.iter().map(destination).collect(),
-            origin: self.origin.clone(),
-        })
+        let internet = match (&self.reach, self.is_via) {
+            (Reach::Literal(_), true) => &AddressSet::empty(),
+            (_, _) => &place.internet,
+        };
+        let addresses = self.reach.among(own, internet);
+        without(addresses, &self.ports, &self.exceptions, own, internet)
     }
-}
 
-impl Reach {
-    /// What of it a node has or serves. A public prefix is served by an exit too, for those whom
-    /// another rule lets use the exit.
-    fn at(&self, place: &Place) -> AddressSet {
-        match self {
-            Self::Anything => place.own.union(&place.internet),
-            Self::Internet => place.internet.clone(),
-            Self::Nodes(addresses) => addresses.intersection(&place.own),
-            Self::Literal(prefix) => {
-                let prefix: AddressSet = [*prefix].into_iter().collect();
-                prefix.intersection(&place.own.union(&place.internet))
-            }
+    /// Whether it leads into a route.
+    fn leads_into(&self, route: &IpNet) -> bool {
+        if !self.reach.leads_into(route) {
+            return false;
         }
+        if self.exceptions.is_empty() {
+            return true;
+        }
+        let set: AddressSet = [*route].into_iter().collect();
+        let (own, internet) = match route.prefix_len() {
+            0 => (AddressSet::empty(), internet().intersection(&set)),
+            _ => (set, AddressSet::empty()),
+        };
+        let addresses = self.reach.among(&own, &internet);
+        !without(addresses, &self.ports, &self.exceptions, &own, &internet).is_empty()
     }
 }

@@ -7,14 +7,17 @@
 //! | `group:x` | the untagged nodes of its members |
 //! | `tag:x` | the nodes that carry the tag |
 //! | `autogroup:member`, `autogroup:tagged` | all untagged nodes, all tagged nodes |
-//! | a name of `hosts`, an address, a prefix | exactly these addresses |
+//! | `user:*@example.com` | all untagged nodes of users with an e-mail address of this domain |
+//! | a name of `hosts`, an address, a prefix, a range `first-last` | exactly these addresses |
+//! | `ipset:x` | the addresses that the set's entries add and do not remove |
 //! | `*` | as source the overlay and every approved subnet route; as destination everything |
+//! | `autogroup:danger-all` | as source only: any address whatever |
 //! | `autogroup:internet` | as destination only: public addresses through an exit |
+//! | `autogroup:self` | as destination only: the untagged nodes of whoever the source is |
 
 use crate::directory::User;
-use ipnet::IpNet;
 use std::fmt;
-use weir_overlay::Tag;
+use weir_overlay::{AddressSet, Tag};
 
 /// A user as policies name them: `alice@example.com`, or `alice@` for the plain name `alice`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,14 +55,19 @@ pub(crate) enum Identity {
     Tag(Tag),
     Member,
     Tagged,
+    /// An e-mail domain, in lower case.
+    Domain(String),
 }
 
 /// Where traffic may come from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Source {
     Any,
+    /// `autogroup:danger-all`: every address there is.
+    Everything,
     Identity(Identity),
-    Literal(IpNet),
+    /// Exactly these addresses.
+    Literal(AddressSet),
 }
 
 /// Where traffic may go.
@@ -67,11 +75,14 @@ pub(crate) enum Source {
 pub(crate) enum Target {
     Any,
     Internet,
+    /// `autogroup:self`: the devices of the user who sends.
+    OwnDevices,
     Identity(Identity),
-    Literal(IpNet),
+    /// Exactly these addresses.
+    Literal(AddressSet),
 }
 
-/// Who may give a tag to a node.
+/// Who may give a tag to a node, or approve a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum TagOwner {
     User(UserSelector),
@@ -79,6 +90,8 @@ pub(crate) enum TagOwner {
     Group(String),
     Tag(Tag),
     Member,
+    /// Whoever was meant by a name that is wrong; the policy is refused for it.
+    Nobody,
 }
 
 impl fmt::Display for Identity {
@@ -89,6 +102,7 @@ impl fmt::Display for Identity {
             Self::Tag(tag) => tag.fmt(f),
             Self::Member => f.write_str("autogroup:member"),
             Self::Tagged => f.write_str("autogroup:tagged"),
+            Self::Domain(domain) => write!(f, "user:*@{domain}"),
         }
     }
 }
@@ -97,10 +111,22 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Any => f.write_str("*"),
+            Self::Everything => f.write_str("autogroup:danger-all"),
             Self::Identity(identity) => identity.fmt(f),
-            Self::Literal(prefix) => prefix.fmt(f),
+            Self::Literal(addresses) => literal(addresses, f),
         }
     }
+}
+
+/// The ranges, with a comma between two.
+fn literal(addresses: &AddressSet, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    for (at, range) in addresses.ranges().iter().enumerate() {
+        if at > 0 {
+            f.write_str(",")?;
+        }
+        fmt::Display::fmt(range, f)?;
+    }
+    Ok(())
 }
 
 impl fmt::Display for Target {
@@ -108,8 +134,9 @@ impl fmt::Display for Target {
         match self {
             Self::Any => f.write_str("*"),
             Self::Internet => f.write_str("autogroup:internet"),
+            Self::OwnDevices => f.write_str("autogroup:self"),
             Self::Identity(identity) => identity.fmt(f),
-            Self::Literal(prefix) => prefix.fmt(f),
+            Self::Literal(addresses) => literal(addresses, f),
         }
     }
 }

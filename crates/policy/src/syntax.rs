@@ -21,8 +21,9 @@ pub(crate) enum Value {
     Object(Vec<Property>),
     Array(Vec<Spanned<Self>>),
     Text(String),
-    Number,
-    Boolean,
+    /// As it was written.
+    Number(String),
+    Boolean(bool),
     Null,
 }
 
@@ -40,8 +41,8 @@ impl Value {
             Self::Object(_) => "an object",
             Self::Array(_) => "a list",
             Self::Text(_) => "a text",
-            Self::Number => "a number",
-            Self::Boolean => "a truth value",
+            Self::Number(_) => "a number",
+            Self::Boolean(_) => "true or false",
             Self::Null => "null",
         }
     }
@@ -111,11 +112,11 @@ fn tree(value: ast::Value<'_>, findings: &mut Findings<'_>) -> Spanned<Value> {
         },
         ast::Value::NumberLit(number) => Spanned {
             span: at(number.range),
-            value: Value::Number,
+            value: Value::Number(number.value.to_owned()),
         },
         ast::Value::BooleanLit(boolean) => Spanned {
             span: at(boolean.range),
-            value: Value::Boolean,
+            value: Value::Boolean(boolean.value),
         },
         ast::Value::NullKeyword(null) => Spanned {
             span: at(null.range),

@@ -32,6 +32,7 @@ fn directory() -> Directory {
             tags: tags.iter().map(|tag| tag.parse().unwrap()).collect(),
             addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
             approved_routes: routes.iter().map(|route| route.parse().unwrap()).collect(),
+            ..PolicyNode::default()
         };
         (id, node)
     };

@@ -81,14 +81,14 @@ fn messages_of_the_language() {
             r#"src="autogroup:admin" is not supported by this version"#,
         ),
         (
-            "*",
+            "tag:server",
             "autogroup:self:22",
-            r#"dst="autogroup:self": "autogroup:self" is not supported by this version"#,
+            "autogroup:self can only be used with users, groups, or supported autogroups",
         ),
         (
-            "user:*@example.com",
+            "user:alice@example.com",
             "*:*",
-            r#"src="user:*@example.com" is not supported by this version"#,
+            r#"src="user:alice@example.com" is not a selector"#,
         ),
         (
             "autogroup:members",
@@ -147,46 +147,21 @@ fn messages_about_names() {
 }
 
 #[test]
-fn what_this_version_does_not_have_is_refused_where_it_stands() {
-    for section in [
-        "grants",
-        "autoApprovers",
-        "ipsets",
-        "tests",
-        "postures",
-        "ssh",
-        "nodeAttrs",
-    ] {
-        let found = refused(&format!("{{\n  \"acls\": [],\n  \"{section}\": []\n}}"));
-        assert_eq!(
-            (found[0].message.clone(), found[0].line, found[0].column),
-            (
-                format!("{section:?} is not supported by this version"),
-                3,
-                3
-            )
-        );
-    }
-    let posture = with_entry(
-        r#"{"action": "accept", "src": ["*"], "dst": ["*:*"], "srcPosture": ["posture:x"]}"#,
-    );
-    assert_eq!(
-        refused(&posture)[0].message,
-        "unknown field \"srcPosture\" in acls[0]"
-    );
-}
-
-#[test]
-fn a_policy_that_does_not_say_what_is_allowed_is_refused() {
+fn a_policy_without_rules_allows_everything_and_says_so() {
     for text in ["{}", r#"{"groups": {}}"#] {
-        assert!(
-            refused(text)[0]
-                .message
-                .starts_with("the policy has no \"acls\"")
-        );
+        let policy = Policy::parse(text).unwrap();
+        let warnings = policy.warnings(&Directory::default());
+        assert!(warnings[0].message.ends_with("so everything is allowed"));
     }
     assert!(refused("[]")[0].message.contains("must be an object"));
-    assert!(Policy::parse(r#"{"acls": []}"#).is_ok());
+    for text in [r#"{"acls": []}"#, r#"{"grants": []}"#] {
+        assert!(
+            Policy::parse(text)
+                .unwrap()
+                .warnings(&Directory::default())
+                .is_empty()
+        );
+    }
 }
 
 #[test]

@@ -1,18 +1,15 @@
 //! What a policy defines: groups, the owners of tags, hosts.
 
-use super::{
-    Resolver,
-    selectors::{Refusal, Selector, how_to_name_a_user},
-};
-use crate::{
-    selector::{Identity, TagOwner},
-    syntax::Text,
-};
+use super::{Resolver, selectors::how_to_name_a_user};
+use crate::syntax::Text;
 use std::{collections::BTreeSet, net::IpAddr};
 use weir_overlay::{Tag, parse_prefix};
 
 impl Resolver<'_, '_, '_> {
-    pub(super) fn groups(&mut self, groups: Vec<(Text, Vec<Text>)>) {
+    pub(super) fn groups(&mut self, mut groups: Vec<(Text, Vec<Text>)>) {
+        // Of several nested groups, the one that comes last by name is reported first.
+        let first = groups.iter().map(|(name, _)| name.span.start).min();
+        groups.sort_by(|(a, _), (b, _)| b.value.cmp(&a.value));
         for (name, members) in groups {
             let key = name.value;
             if key.strip_prefix("group:").is_none_or(str::is_empty) {
@@ -27,7 +24,10 @@ impl Resolver<'_, '_, '_> {
                 if text.starts_with("group:") {
                     let message =
                         format!("groups[{key:?}]: {text:?}: group members cannot be recursive");
-                    self.findings.error(&member.span, message, None);
+                    let order = first.unwrap_or(member.span.start);
+                    let help = Some(format!("list the members of {text:?} here"));
+                    self.findings
+                        .error_ordered(order, &member.span, message, help);
                 } else if let Some(user) = self.user(text, &member.span) {
                     users.insert(user);
                 } else {
@@ -50,6 +50,7 @@ impl Resolver<'_, '_, '_> {
                     tags.push((tag, owners));
                 }
                 Err(_) => {
+                    self.wrong_tags.insert(key.clone());
                     let rule = match key.strip_prefix("tag:") {
                         None => "tag names must start with 'tag:'",
                         Some(rest) if !rest.starts_with(|c: char| c.is_ascii_alphabetic()) => {
@@ -66,7 +67,7 @@ impl Resolver<'_, '_, '_> {
         for (tag, owners) in tags {
             let owners = owners
                 .into_iter()
-                .filter_map(|owner| match self.tag_owner(&owner) {
+                .filter_map(|owner| match self.approver(&owner) {
                     Ok(owner) => Some(owner),
                     Err(refusal) => {
                         let what = format!("tagOwners[{:?}]: {}", tag.as_str(), refusal.message);
@@ -76,22 +77,6 @@ impl Resolver<'_, '_, '_> {
                 })
                 .collect();
             self.policy.tag_owners.insert(tag, owners);
-        }
-    }
-
-    fn tag_owner(&mut self, owner: &Text) -> Result<TagOwner, Refusal> {
-        let text = owner.value.as_str();
-        if let Some(user) = self.user(text, &owner.span) {
-            return Ok(TagOwner::User(user));
-        }
-        match self.prefixed(text)? {
-            Some(Selector::Identity(Identity::Group(name))) => Ok(TagOwner::Group(name)),
-            Some(Selector::Identity(Identity::Tag(tag))) => Ok(TagOwner::Tag(tag)),
-            Some(Selector::Identity(Identity::Member)) => Ok(TagOwner::Member),
-            Some(_) | None => Err(Refusal::new(
-                format!("{text:?}: tag owners must be users, groups, tags or autogroup:member"),
-                Some(how_to_name_a_user(text)),
-            )),
         }
     }
 

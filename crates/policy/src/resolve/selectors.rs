@@ -7,24 +7,28 @@ use crate::{
     suggest::did_you_mean,
     syntax::Text,
 };
-use ipnet::IpNet;
-use weir_overlay::{PrefixError, Tag, parse_prefix};
+use weir_overlay::{AddressRange, AddressSet, PrefixError, Tag, parse_prefix};
 
-/// Autogroups of the language that this version does not have.
-const OTHER_AUTOGROUPS: [&str; 9] = [
+/// Autogroups of the language that stand for roles or for sharing, which Weir does not have.
+const OTHER_AUTOGROUPS: [&str; 7] = [
     "autogroup:admin",
     "autogroup:auditor",
     "autogroup:billing-admin",
-    "autogroup:danger-all",
     "autogroup:it-admin",
     "autogroup:network-admin",
     "autogroup:owner",
-    "autogroup:self",
     "autogroup:shared",
 ];
-const AUTOGROUPS: [&str; 3] = ["autogroup:internet", "autogroup:member", "autogroup:tagged"];
+const AUTOGROUPS: [&str; 5] = [
+    "autogroup:danger-all",
+    "autogroup:internet",
+    "autogroup:member",
+    "autogroup:self",
+    "autogroup:tagged",
+];
 
 /// What is wrong with a selector, and what to do.
+#[derive(Clone, Debug)]
 pub(super) struct Refusal {
     pub(super) message: String,
     pub(super) help: Option<String>,
@@ -44,11 +48,14 @@ impl Refusal {
 }
 
 /// What a selector stands for, on either side of a rule.
+#[derive(Clone, Debug)]
 pub(super) enum Selector {
     Any,
+    Everything,
     Internet,
+    OwnDevices,
     Identity(Identity),
-    Literal(IpNet),
+    Literal(AddressSet),
 }
 
 impl Resolver<'_, '_, '_> {
@@ -56,17 +63,22 @@ impl Resolver<'_, '_, '_> {
         if text == "*" {
             return Ok(Selector::Any);
         }
+        if let Some(domain) = text.strip_prefix("user:*@") {
+            let domain = domain.to_ascii_lowercase();
+            self.domain(&domain, &at.span, "");
+            return Ok(Selector::Identity(Identity::Domain(domain)));
+        }
         if let Some(selector) = self.prefixed(text)? {
             return Ok(selector);
         }
         if let Some(prefix) = self.hosts.get(text) {
-            return Ok(Selector::Literal(*prefix));
+            return Ok(Selector::Literal([*prefix].into_iter().collect()));
         }
         if let Some(user) = self.user(text, &at.span) {
             return Ok(Selector::Identity(Identity::User(user)));
         }
-        match parse_prefix(text) {
-            Ok(prefix) => Ok(Selector::Literal(prefix)),
+        match addresses(text) {
+            Ok(addresses) => Ok(Selector::Literal(addresses)),
             // Its wrong address was found already; any answer will do for a refused policy.
             Err(_) if self.host_names.contains(text) => Ok(Selector::Any),
             Err(error @ PrefixError::HostBits { .. }) => Err(Refusal::new(error.to_string(), None)),
@@ -87,21 +99,11 @@ impl Resolver<'_, '_, '_> {
             return Ok(None);
         };
         let identity = match kind {
-            "tag" => {
-                let tags = &self.policy.tag_owners;
-                match text
-                    .parse::<Tag>()
-                    .ok()
-                    .filter(|tag| tags.contains_key(tag))
-                {
-                    Some(tag) => Identity::Tag(tag),
-                    None => {
-                        let help = did_you_mean(text, tags.keys().map(Tag::as_str))
-                            .unwrap_or_else(|| format!("add {text:?} to tagOwners"));
-                        return Err(Refusal::new(format!("tag not found: {text:?}"), Some(help)));
-                    }
-                }
-            }
+            "tag" => match self.tag(text) {
+                Some(Ok(tag)) => Identity::Tag(tag),
+                Some(Err(())) => return Ok(Some(Selector::Any)),
+                None => return Err(self.no_tag(text)),
+            },
             "group" => {
                 let groups = &self.policy.groups;
                 if !groups.contains_key(text) {
@@ -118,35 +120,93 @@ impl Resolver<'_, '_, '_> {
                 "autogroup:member" => Identity::Member,
                 "autogroup:tagged" => Identity::Tagged,
                 "autogroup:internet" => return Ok(Some(Selector::Internet)),
+                "autogroup:self" => return Ok(Some(Selector::OwnDevices)),
+                "autogroup:danger-all" => return Ok(Some(Selector::Everything)),
                 _ if OTHER_AUTOGROUPS.contains(&text) => return Err(Refusal::unsupported(text)),
                 _ => {
                     let help = did_you_mean(text, AUTOGROUPS.into_iter().chain(OTHER_AUTOGROUPS));
                     return Err(Refusal::new(format!("autogroup not found: {text:?}"), help));
                 }
             },
-            "user" | "ipset" | "svc" | "host" => return Err(Refusal::unsupported(text)),
+            "ipset" => {
+                let Some(addresses) = self.ip_sets.get(text) else {
+                    let help = did_you_mean(text, self.ip_sets.keys().map(String::as_str))
+                        .unwrap_or_else(|| format!("add {text:?} to ipsets"));
+                    let message = format!("ipset not found: {text:?}");
+                    return Err(Refusal::new(message, Some(help)));
+                };
+                return Ok(Some(Selector::Literal(addresses.clone())));
+            }
+            "host" => {
+                let name = text.strip_prefix("host:").unwrap_or_default();
+                let Some(prefix) = self.hosts.get(name) else {
+                    let help = did_you_mean(name, self.host_names.iter().map(String::as_str));
+                    return Err(Refusal::new(format!("host not found: {name:?}"), help));
+                };
+                return Ok(Some(Selector::Literal([*prefix].into_iter().collect())));
+            }
+            "user" => {
+                let help = "write \"user:*@DOMAIN\" for all users of an e-mail domain";
+                let message = format!("{text:?} is not a selector");
+                return Err(Refusal::new(message, Some(help.to_owned())));
+            }
+            "svc" => return Err(Refusal::unsupported(text)),
             // What is left with a colon is an IPv6 address, or wrong.
             _ => return Ok(None),
         };
         Ok(Some(Selector::Identity(identity)))
     }
 
+    /// A tag that `tagOwners` names; `Some(Err)` for one whose name is wrong there already.
+    pub(super) fn tag(&self, text: &str) -> Option<Result<Tag, ()>> {
+        match text.parse::<Tag>() {
+            Ok(tag) if self.policy.tag_owners.contains_key(&tag) => Some(Ok(tag)),
+            Ok(_) | Err(_) => self.wrong_tags.contains(text).then_some(Err(())),
+        }
+    }
+
+    pub(super) fn no_tag(&self, text: &str) -> Refusal {
+        let help = did_you_mean(text, self.policy.tag_owners.keys().map(Tag::as_str))
+            .unwrap_or_else(|| format!("add {text:?} to tagOwners"));
+        Refusal::new(format!("tag not found: {text:?}"), Some(help))
+    }
+
     /// Reads a user, and remembers where the policy named it first.
     pub(super) fn user(&mut self, text: &str, span: &Span) -> Option<UserSelector> {
         let user = UserSelector::parse(text)?;
         if !self.policy.users.contains_key(&user) {
-            let finding = Diagnostic {
-                severity: Severity::Warning,
-                message: format!("the network has no user {text:?}"),
-                help: None,
-                line: self.lines.line(span.start),
-                column: self.lines.column(span.start),
-                span: span.clone(),
-            };
+            let message = format!("the network has no user {text:?}");
+            let finding = Diagnostic::at(self.lines, Severity::Warning, span, message, None);
             self.policy.users.insert(user.clone(), finding);
         }
         Some(user)
     }
+
+    /// Remembers that the policy names a domain, which only the network can say is its own.
+    pub(super) fn domain(&mut self, domain: &str, span: &Span, prefix: &str) {
+        let message = format!(
+            "{prefix}{domain} is not associated with this Tailnet and cannot be used in \
+             user:*@<domain> expressions"
+        );
+        let help = "name the domain of the network's own e-mail addresses".to_owned();
+        let finding = Diagnostic::at(self.lines, Severity::Error, span, message, Some(help));
+        self.policy.domains.push((domain.to_owned(), finding));
+    }
+}
+
+/// Reads an address, a prefix, or a range `first-last`.
+pub(super) fn addresses(text: &str) -> Result<AddressSet, PrefixError> {
+    if text.contains('-')
+        && let Ok(range) = text.parse::<AddressRange>()
+    {
+        return Ok([range].into_iter().collect());
+    }
+    parse_prefix(text).map(|prefix| [prefix].into_iter().collect())
+}
+
+/// Whether an autogroup stands for the holders of a role.
+pub(super) fn is_role(text: &str) -> bool {
+    OTHER_AUTOGROUPS.contains(&text)
 }
 
 /// The help beside a text that may have been meant as a user.

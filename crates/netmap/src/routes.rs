@@ -1,0 +1,103 @@
+//! Which of several relays a prefix is reached through, and by whom.
+
+use crate::state::{NetworkState, Node};
+use ipnet::IpNet;
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+};
+use weir_overlay::NodeId;
+use weir_policy::{CompiledPolicy, Ways};
+
+/// What of its routes a peer offers to one viewer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Offer {
+    /// The viewer may send into these.
+    pub(crate) routes: BTreeSet<IpNet>,
+    /// The viewer may only hear from these.
+    pub(crate) source_prefixes: BTreeSet<IpNet>,
+}
+
+/// Who serves each approved route, the best relay first: the oldest healthy node that serves
+/// exactly this prefix, or the oldest of all when none is healthy, because a relay that is cut off
+/// from the coordinator may still carry traffic. Prefixes that overlap are decided each for itself.
+#[derive(Debug, Default)]
+pub(crate) struct Relays {
+    by_route: BTreeMap<IpNet, Vec<NodeId>>,
+}
+
+impl Relays {
+    pub(crate) fn of(state: &NetworkState, approved: &BTreeMap<NodeId, BTreeSet<IpNet>>) -> Self {
+        let mut relays: BTreeMap<IpNet, Vec<&Node>> = BTreeMap::new();
+        for node in state.nodes.values() {
+            for route in approved.get(&node.id).into_iter().flatten() {
+                relays.entry(*route).or_default().push(node);
+            }
+        }
+        let ids = |mut nodes: Vec<&Node>| {
+            nodes.sort_by_key(|node| Reverse(rank(node)));
+            nodes.into_iter().map(|node| node.id).collect()
+        };
+        Self {
+            by_route: relays
+                .into_iter()
+                .map(|(route, nodes)| (route, ids(nodes)))
+                .collect(),
+        }
+    }
+
+    /// The relay for a subnet route. Default routes have none: every exit is offered, and users
+    /// choose.
+    pub(crate) fn primary(&self, route: &IpNet) -> Option<NodeId> {
+        let relays = self.by_route.get(route).filter(|_| route.prefix_len() > 0);
+        relays?.first().copied()
+    }
+}
+
+fn rank(node: &Node) -> impl Ord + use<> {
+    (node.healthy, Reverse(node.created), Reverse(node.id))
+}
+
+/// What a viewer may use or hear from, by peer. Of several relays for one prefix, one is offered:
+/// WireGuard gives a prefix to whoever was named last. It is the best among all of them, or among
+/// those that `via` steers the viewer to when nothing else lets it use the route. Who serves a
+/// prefix itself has its own way there, but must let a better relay speak for it.
+pub(crate) fn offers(
+    policy: &CompiledPolicy,
+    relays: &Relays,
+    viewer: NodeId,
+) -> BTreeMap<NodeId, Offer> {
+    let mut offers: BTreeMap<NodeId, Offer> = BTreeMap::new();
+    for (route, nodes) in &relays.by_route {
+        let ways = policy.ways_into(viewer, route);
+        let serves_it = nodes.contains(&viewer);
+        if route.prefix_len() == 0 {
+            for exit in nodes
+                .iter()
+                .filter(|exit| may_use(&ways, exit) || serves_it)
+            {
+                offers.entry(*exit).or_default().routes.insert(*route);
+            }
+            continue;
+        }
+        let hears = policy.may_hear_from(viewer, route);
+        let all = ways.anyone || hears || serves_it;
+        let winner = nodes
+            .iter()
+            .find(|node| all || **node == viewer || ways.through.contains(node));
+        let Some(winner) = winner.filter(|node| **node != viewer) else {
+            continue;
+        };
+        let offer = offers.entry(*winner).or_default();
+        if may_use(&ways, winner) && !serves_it {
+            offer.routes.insert(*route);
+        } else {
+            offer.source_prefixes.insert(*route);
+        }
+    }
+    offers
+}
+
+fn may_use(ways: &Ways, node: &NodeId) -> bool {
+    ways.anyone || ways.through.contains(node)
+}
