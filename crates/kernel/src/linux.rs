@@ -77,7 +77,13 @@ impl LinuxKernel {
             LinkKind::Tun if userspace::answers(interface).await => WireguardBackend::Userspace,
             LinkKind::Tun | LinkKind::Other(_) => return Ok(None),
         };
-        self.wireguard.observe(interface, backend).await.map(Some)
+        match (self.wireguard.observe(interface, backend).await, backend) {
+            // The process ended while it was asked.
+            (Err(_), WireguardBackend::Userspace) if !userspace::answers(interface).await => {
+                Ok(None)
+            }
+            (observed, _) => observed.map(Some),
+        }
     }
 
     /// Who carries the packets of our link, for a step that changes its device. Looks first:
