@@ -44,11 +44,10 @@ impl Node {
             run("ip link set lo up");
             ready.send(nix::unistd::gettid().as_raw()).unwrap();
             let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+            let _at_the_end = RemoveLink;
             for job in inbox {
                 job(&runtime);
             }
-            // A userspace device ends with its link.
-            let _gone = output("ip link del weir0");
         });
         Self {
             jobs: Some(jobs),
@@ -75,6 +74,15 @@ impl Node {
     pub(crate) fn sh(&self, line: &str) -> String {
         let line = line.to_owned();
         self.run(|| async move { run(&line) })
+    }
+}
+
+/// Removes the link also when a test fails: a userspace device ends with its link.
+struct RemoveLink;
+
+impl Drop for RemoveLink {
+    fn drop(&mut self) {
+        let _gone = output("ip link del weir0");
     }
 }
 
