@@ -226,20 +226,32 @@ pub(crate) fn usage_error(error: &clap::Error, arguments: &[String]) -> Option<S
     ))
 }
 
+/// The flags that take lists.
+const LISTS: [&str; 3] = ["--advertise-routes", "--advertise-tags", "--egress-ip"];
+
 /// Puts lists together that the shell took apart: `--advertise-routes=8.8.8.8, 8.8.4.4` is one
-/// list.
+/// list. No command with such a flag takes words of its own, so nothing else can be meant.
 pub(crate) fn joined_lists(arguments: impl IntoIterator<Item = String>) -> Vec<String> {
     let mut joined: Vec<String> = Vec::new();
+    let mut awaits_value = false;
+    let mut in_list = false;
     for argument in arguments {
-        match joined.last_mut() {
-            Some(last)
-                if (last.ends_with(',') || argument.starts_with(','))
-                    && !argument.starts_with('-') =>
-            {
-                last.push_str(&argument);
-            }
-            Some(_) | None => joined.push(argument),
+        if argument.starts_with('-') {
+            let (flag, has_value) = argument
+                .split_once('=')
+                .map_or((argument.as_str(), false), |(flag, _)| (flag, true));
+            let is_list = LISTS.contains(&flag);
+            awaits_value = is_list && !has_value;
+            in_list = is_list && has_value;
+        } else if awaits_value {
+            awaits_value = false;
+            in_list = true;
+        } else if in_list && let Some(list) = joined.last_mut() {
+            list.push(',');
+            list.push_str(&argument);
+            continue;
         }
+        joined.push(argument);
     }
     joined
 }
@@ -279,6 +291,7 @@ mod tests {
             "agent up --advertise-routes=8.8.8.8, 8.8.4.4",
             "agent up --advertise-routes 8.8.8.8 , 8.8.4.4",
             "agent up --advertise-routes 8.8.8.8/32 ,8.8.4.4/32 --force",
+            "agent up --force --advertise-routes=8.8.8.8 8.8.4.4 --accept-routes",
         ] {
             let routes = up(line).change.advertise_routes.unwrap();
             assert_eq!(routes.to_string(), "8.8.4.4/32,8.8.8.8/32", "{line}");

@@ -27,7 +27,8 @@ use std::process::ExitCode;
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let arguments = cli::joined_lists(std::env::args());
+    let words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
+    let arguments = cli::joined_lists(words);
     let cli = match cli::Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
         Err(error) => {

@@ -145,11 +145,7 @@ fn connected<H: Host>(agent: &Agent<H>) {
 }
 
 fn disconnected<H: Host>(agent: &Agent<H>, error: &ClientError) {
-    let problem = if error.is_not_enrolled() {
-        format!("{error}; enrol this machine again with `agent up --auth-key KEY`")
-    } else {
-        error.to_string()
-    };
+    let problem = error.to_string();
     agent.connection.send_modify(|connection| {
         if connection.problem.as_ref() != Some(&problem) {
             warn!(
