@@ -71,6 +71,7 @@ fn forged(world: &World, teller: &mut Teller<'_>) -> Result<()> {
         addresses::RELAY
     ))?;
     let clients = world.clients_of_the_bank()?;
+    let arrived = world.network.refused_by_service()?;
     let before = world.relay.packets(DENIED_SPOOFED)?;
     let forged = world.stranger.type_in(&format!(
         "weir-lab-host udp 8.8.8.8:53 --from {alice} --timeout {:.2}",
@@ -88,6 +89,11 @@ fn forged(world: &World, teller: &mut Teller<'_>) -> Result<()> {
         "clients that the bank saw meanwhile",
         0,
         world.clients_of_the_bank()? - clients,
+    )?;
+    teller.equal(
+        "packets that its firewall saw meanwhile",
+        0,
+        world.network.refused_by_service()? - arrived,
     )?;
     let ping = world
         .stranger

@@ -3,9 +3,11 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
+use nix::sys::signal::Signal;
 use weir_lab::{Spawned, addresses, patient, wait_for, wait_until};
 
 use super::check::seconds;
+use super::filtered::{DENIED_RELAY, denied_since};
 use super::{ANSWER_WAIT, BOB, CHANGE_DEADLINE, PROMISE, REFUSAL_WAIT, Teller, World, policy};
 
 pub(super) const TITLE: &str = "The policy changes: alice's download stops with it, bob's begins";
@@ -14,6 +16,9 @@ pub(super) const TITLE: &str = "The policy changes: alice's download stops with 
 const UNDER_WAY: usize = 20;
 /// A download without a line for this long has stopped.
 const STALLED: Duration = Duration::from_secs(2);
+/// How long an agent that was frozen may take to hear what it missed: at worst it must notice that
+/// its connection died, and make another.
+const WAKING: Duration = Duration::from_secs(30);
 
 pub(super) fn tell(world: &World, teller: &mut Teller<'_>) -> Result<()> {
     teller.say("alice downloads something large from the bank, through the relay.");
@@ -26,7 +31,12 @@ pub(super) fn tell(world: &World, teller: &mut Teller<'_>) -> Result<()> {
         Ok((lines(&download)?.len() >= UNDER_WAY).then_some(()))
     })?;
 
-    teller.say("The admin takes alice out of group:finance and puts bob in.");
+    teller.say(
+        "The admin takes alice out of group:finance and puts bob in. alice has frozen her agent: it \
+         is the relay that stops her.",
+    );
+    world.alice.signal(Signal::SIGSTOP)?;
+    let denied = world.relay.packets(DENIED_RELAY)?;
     world.coordinator.set_policy(&policy(BOB))?;
     let changed = SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -51,10 +61,18 @@ pub(super) fn tell(world: &World, teller: &mut Teller<'_>) -> Result<()> {
         after,
     )?;
     let answer = world.alice.machine().ask_tcp("8.8.8.8:443", REFUSAL_WAIT)?;
+    let after = denied_since(world, denied)?;
+    teller.grew("the relay counted what it refused", denied, after)?;
     teller.saw(
         "alice gets no new connection either",
         None,
         answer.as_deref(),
+    )?;
+    world.alice.signal(Signal::SIGCONT)?;
+    world.alice.wait_for_status(
+        "alice's agent, awake again, to drop the route",
+        WAKING,
+        |status| status.is_settled() && status.available.iter().all(|route| route.via != "relay"),
     )?;
 
     let bob = world.bob.machine();
