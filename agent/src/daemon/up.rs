@@ -9,7 +9,8 @@ use weir_kernel_plan::{
     preflight,
 };
 use weir_protocol::{
-    AuthKey, NetworkMap, RegisterRequest, RegisterResponse, StreamMessage, UpdateRequest,
+    AuthKey, ItemFailure, NetworkMap, RegisterRequest, RegisterResponse, StreamMessage,
+    UpdateRequest,
 };
 use weir_reconcile::Goal;
 
@@ -222,7 +223,15 @@ impl<H: Host> Agent<H> {
             .pursue()
             .context("the map that was just saved is gone")?;
         let pass = self.reconciler.passed(goal, PASS_DEADLINE).await;
-        let failures = pass.map(|status| status.failures).unwrap_or_default();
+        let failures = pass.map_or_else(
+            || {
+                vec![ItemFailure {
+                    item: "make the kernel what the network map says".to_owned(),
+                    reason: format!("it takes longer than {} s", PASS_DEADLINE.as_secs()),
+                }]
+            },
+            |status| status.failures,
+        );
         if is_first && !failures.is_empty() {
             return Err(self.take_back(saved, &applied, &failures).await);
         }
@@ -346,7 +355,7 @@ impl<H: Host> Agent<H> {
         &self,
         saved: &Saved,
         applied: &Applied,
-        failures: &[weir_protocol::ItemFailure],
+        failures: &[ItemFailure],
     ) -> anyhow::Error {
         let goal = self
             .reconciler

@@ -72,17 +72,28 @@ fn only_gives_access(step: &Step, first: bool) -> bool {
 }
 
 /// Whether a step takes access away (or may).
-const fn takes_access(step: &Step) -> bool {
-    matches!(
-        step,
+fn takes_access(step: &Step) -> bool {
+    match step {
         Step::LoadFirewall { .. }
-            | Step::ForgetConnections { .. }
-            | Step::RemovePeers(_)
-            | Step::RemoveRoute(_)
-            | Step::RemoveRule(_)
-            | Step::RemoveAddress(_)
-            | Step::UpdatePeers(_)
-    )
+        | Step::ForgetConnections { .. }
+        | Step::RemovePeers(_)
+        | Step::RemoveRoute(_)
+        | Step::RemoveRule(_)
+        | Step::RemoveAddress(_) => true,
+        Step::UpdatePeers(updates) => updates
+            .iter()
+            .any(|update| update.replace_allowed_ips.is_some()),
+        Step::DeleteFirewall
+        | Step::CreateLink { .. }
+        | Step::DeleteLink
+        | Step::SetMtu(_)
+        | Step::SetLinkUp
+        | Step::AddAddress(_)
+        | Step::ConfigureDevice(_)
+        | Step::AddRoute(_)
+        | Step::AddRule(_)
+        | Step::SetSysctl { .. } => false,
+    }
 }
 
 /// Whether a step only tells peers their endpoint or keepalive again, as happens when a session
