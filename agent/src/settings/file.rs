@@ -139,4 +139,25 @@ mod tests {
             assert!(!error.contains('\n'), "{error}");
         }
     }
+
+    #[test]
+    fn the_packaged_file_names_every_setting_and_sets_none() {
+        let packaged = include_str!("../../../packaging/agent/agent.toml");
+        assert_eq!(parse_file(packaged).unwrap(), FileSettings::default());
+        let uncommented: String = packaged
+            .lines()
+            .filter_map(|line| line.strip_prefix('#'))
+            .filter(|line| !line.starts_with(' '))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        let settings = parse_file(&uncommented).unwrap();
+        let named: Vec<_> = settings
+            .change
+            .mentioned()
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect();
+        assert_eq!(named, NAMES);
+        assert!(settings.auth_key.is_some() && settings.timeout.is_some());
+    }
 }

@@ -44,3 +44,21 @@ impl Config {
             .with_context(|| format!("the settings file {} is not valid", path.display()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Config;
+
+    #[test]
+    fn the_packaged_file_can_be_uncommented() {
+        let packaged = include_str!("../../../../packaging/coordinator/coordinator.toml");
+        let uncommented: String = packaged
+            .lines()
+            .filter_map(|line| line.strip_prefix('#'))
+            .filter(|line| !line.starts_with(' '))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        let config: Config = toml::from_str(&uncommented).unwrap();
+        assert!(config.url.is_some() && config.listen.is_some() && config.log_level.is_some());
+    }
+}
