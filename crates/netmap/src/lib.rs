@@ -5,7 +5,8 @@
 //!
 //! 1. `state`: [`NetworkState`] is what the coordinator's store holds: users, nodes, the routes
 //!    they advertise and what an admin decided on each.
-//! 2. `primary`: of several relays that serve one prefix, which one is used.
+//! 2. `approval`: which advertised routes are in force, by an admin's decision or the policy's
+//!    `autoApprovers`; `routes`: of several relays that serve one prefix, which one is used by whom.
 //! 3. `network`: [`Network`] joins the state with the compiled policy (`weir-policy`);
 //!    [`Network::map`] makes the [`NetworkMap`](weir_protocol::NetworkMap) of one node: itself, its
 //!    peers, the routes through them, its packet filter. A node is told nothing it need not know:
@@ -15,6 +16,7 @@
 //!    only to those whom it touches.
 //! 5. `check`: [`check_map`] finds what must never be in a map. Agents ask it before they accept
 //!    one; the tests here ask it about every map they make.
+//! 6. `contract`: [`compile_file`] is all of this for a network that a file describes.
 //!
 //! Pure: no clock (health and time of creation are given), no network, no randomness. The same
 //! state gives the same map, byte for byte.
@@ -35,6 +37,6 @@ pub use contract::{
     compile_file,
 };
 pub use delta::delta;
-pub use network::{NO_POLICY_NOTICE, Network};
+pub use network::{NO_POLICY_NOTICE, Network, verify};
 pub use state::{NetworkState, Node, RouteDecision};
 pub use weir_protocol::{WrongGeneration, apply_delta as apply};

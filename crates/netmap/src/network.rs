@@ -11,7 +11,7 @@ use std::{
     net::IpAddr,
 };
 use weir_overlay::{Generation, NodeId};
-use weir_policy::{CompiledPolicy, Directory, Policy, compile};
+use weir_policy::{CompiledPolicy, Diagnostic, Directory, Policy, compile};
 use weir_protocol::{NetworkMap, Peer, RouteState, RouteStatus, SelfNode};
 
 /// Told to every node while nobody has set a policy.
@@ -29,6 +29,27 @@ pub struct Network<'a> {
     relays: Relays,
 }
 
+/// Checks a policy against the network that it is for: its `tests` and `sshTests`, and the e-mail
+/// domains that it names.
+///
+/// # Errors
+/// All that fails. The policy should not be put in force then.
+pub fn verify(state: &NetworkState, policy: &Policy) -> Result<(), Vec<Diagnostic>> {
+    let approved = approval::in_force(state, policy);
+    policy.verify(&with_routes(state.directory(), &approved))
+}
+
+/// A directory with the routes that are in force.
+fn with_routes(
+    mut directory: Directory,
+    approved: &BTreeMap<NodeId, BTreeSet<IpNet>>,
+) -> Directory {
+    for (id, node) in &mut directory.nodes {
+        node.approved_routes = approved.get(id).cloned().unwrap_or_default();
+    }
+    directory
+}
+
 impl<'a> Network<'a> {
     /// Compiles the policy for the state.
     #[must_use]
@@ -44,22 +65,17 @@ impl<'a> Network<'a> {
         directory: Directory,
     ) -> Self {
         let approved = approval::in_force(state, policy);
-        let mut network = Self {
-            state,
-            policy: CompiledPolicy::default(),
+        Self {
+            policy: compile(policy, &with_routes(directory, &approved)),
             relays: Relays::of(state, &approved),
+            state,
             approved,
-        };
-        network.policy = compile(policy, &network.with_routes(directory));
-        network
+        }
     }
 
-    /// The directory with the routes in force, which tests of a policy are answered for.
-    pub(crate) fn with_routes(&self, mut directory: Directory) -> Directory {
-        for (id, node) in &mut directory.nodes {
-            node.approved_routes = self.approved_routes(*id).collect();
-        }
-        directory
+    /// A directory with the routes that are in force here.
+    pub(crate) fn with_routes(&self, directory: Directory) -> Directory {
+        with_routes(directory, &self.approved)
     }
 
     /// The compiled policy.

@@ -4,7 +4,7 @@
 
 use crate::compile::{CompiledPolicy, CompiledRule, Place, Reach, internet};
 use serde::{Serialize, Serializer};
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fmt};
 use weir_overlay::{AddressRange, AddressSet, NodeId};
 use weir_protocol::{IpProtocol, PortRange};
 
@@ -40,12 +40,18 @@ pub enum Addresses {
     Range(AddressRange),
 }
 
+impl fmt::Display for Addresses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("*"),
+            Self::Range(range) => range.fmt(f),
+        }
+    }
+}
+
 impl Serialize for Addresses {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Any => serializer.serialize_str("*"),
-            Self::Range(range) => range.serialize(serializer),
-        }
+        serializer.collect_str(self)
     }
 }
 

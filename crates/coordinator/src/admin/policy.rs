@@ -54,7 +54,11 @@ pub(crate) async fn set_policy(
     let mut tx = coordinator.store.write().await?;
     let before = tx.newest_policies(1).await?.pop();
     check_revision(before.as_ref(), request.if_revision)?;
-    let directory = snapshot::read(&mut tx).await?.directory();
+    let state = snapshot::read(&mut tx).await?;
+    weir_netmap::verify(&state, &policy).map_err(|diagnostics| Refusal::BadPolicy {
+        diagnostics: render(&diagnostics, &request.text, source),
+    })?;
+    let directory = state.directory();
     let warnings = render(&policy.warnings(&directory), &request.text, source);
     let unchanged = before.as_ref().filter(|before| before.text == request.text);
     if let Some(same) = unchanged {

@@ -7,6 +7,7 @@ mod manual;
 mod nodes;
 mod output;
 mod policy;
+mod policy_compile;
 mod routes;
 mod serve;
 mod status;

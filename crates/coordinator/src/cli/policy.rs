@@ -1,6 +1,6 @@
 //! `coordinator policy`.
 
-use super::{Session, output};
+use super::{Session, output, policy_compile};
 use crate::api;
 use anyhow::{Context, bail};
 use clap::Subcommand;
@@ -26,6 +26,15 @@ pub(super) enum Policy {
         /// The file; - for standard input
         file: PathBuf,
     },
+    /// Show what a policy means in a network that a file describes; needs no running coordinator
+    Compile {
+        /// The policy file
+        #[arg(long, value_name = "FILE")]
+        policy: PathBuf,
+        /// The network: JSON with domain, users and nodes
+        #[arg(long, value_name = "FILE")]
+        network: PathBuf,
+    },
     /// Save a policy; it is in force at once, also for connections that are open
     Set {
         /// The file; - for standard input
@@ -41,6 +50,7 @@ impl Policy {
         match self {
             Self::Get => get(session).await,
             Self::Check { file } => check(session, &file),
+            Self::Compile { policy, network } => policy_compile::run(session, &policy, &network),
             Self::Set { file, if_revision } => set(session, &file, if_revision).await,
         }
     }

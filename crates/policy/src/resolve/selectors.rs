@@ -64,8 +64,7 @@ impl Resolver<'_, '_, '_> {
             return Ok(Selector::Any);
         }
         if let Some(domain) = text.strip_prefix("user:*@") {
-            let domain = domain.to_ascii_lowercase();
-            self.domain(&domain, &at.span, "");
+            let domain = self.domain(domain, &at.span, "");
             return Ok(Selector::Identity(Identity::Domain(domain)));
         }
         if let Some(selector) = self.prefixed(text)? {
@@ -182,15 +181,18 @@ impl Resolver<'_, '_, '_> {
         Some(user)
     }
 
-    /// Remembers that the policy names a domain, which only the network can say is its own.
-    pub(super) fn domain(&mut self, domain: &str, span: &Span, prefix: &str) {
+    /// Remembers that the policy names a domain, which only the network can say is its own. Gives
+    /// it in lower case.
+    pub(super) fn domain(&mut self, domain: &str, span: &Span, prefix: &str) -> String {
         let message = format!(
             "{prefix}{domain} is not associated with this Tailnet and cannot be used in \
              user:*@<domain> expressions"
         );
         let help = "name the domain of the network's own e-mail addresses".to_owned();
         let finding = Diagnostic::at(self.lines, Severity::Error, span, message, Some(help));
-        self.policy.domains.push((domain.to_owned(), finding));
+        let domain = domain.to_ascii_lowercase();
+        self.policy.domains.push((domain.clone(), finding));
+        domain
     }
 }
 

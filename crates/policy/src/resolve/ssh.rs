@@ -69,7 +69,7 @@ impl Resolver<'_, '_, '_> {
                 let message = format!("user {:?} is not valid", user.value);
                 self.findings.error(&user.span, message, None);
             } else if let Some(domain) = user.value.strip_prefix("localpart:*@") {
-                self.domain(&domain.to_ascii_lowercase(), &user.span, "");
+                self.domain(domain, &user.span, "");
             }
         }
     }
@@ -100,8 +100,7 @@ impl Resolver<'_, '_, '_> {
         for source in written {
             let text = source.value.as_str();
             if let Some(domain) = text.strip_prefix("user:*@") {
-                let domain = domain.to_ascii_lowercase();
-                self.domain(&domain, &source.span, "[ssh] ");
+                let domain = self.domain(domain, &source.span, "[ssh] ");
                 sources.push(Identity::Domain(domain));
                 continue;
             }
