@@ -1,6 +1,6 @@
 //! What people read: texts made of the daemon's answers.
 //!
-//! Pure, but for [`print`] and [`complain`], the only places that write to the terminal.
+//! Pure, but for [`print()`] and [`complain`], the only places that write to the terminal.
 
 mod routes;
 mod status;

@@ -85,7 +85,7 @@ macro_rules! settings {
 }
 
 settings! {
-    /// Where the coordinator is, such as https://coordinator.example.com:8443
+    /// Where the coordinator is: https://HOST:PORT
     #[arg(long, value_name = "URL")]
     coordinator, "coordinator": OrNone<CoordinatorUrl> = OrNone(None);
 
