@@ -221,6 +221,18 @@ impl Policy {
         warnings
     }
 
+    /// Those of [`Self::warnings`] that hold in every network.
+    #[must_use]
+    pub fn own_warnings(&self) -> &[Diagnostic] {
+        &self.warnings
+    }
+
+    /// How many entries `tests` and `sshTests` have: what [`Self::verify`] evaluates.
+    #[must_use]
+    pub const fn tests(&self) -> usize {
+        self.tests.len() + self.ssh_tests.len()
+    }
+
     /// Whether the policy lets a node take a tag: `user` owns the node, if anyone does, and `held`
     /// are the tags it has already. A tag that no `tagOwners` entry names is nobody's to give.
     #[must_use]
