@@ -76,7 +76,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         run_tests(&mut cargo(&["test", "--workspace", "--doc", "--locked"]))
     });
     stages.stage("Documents", documents::run);
-    stages.stage("Packages for installing", || dist::test(!options.no_install));
+    stages.stage("Packages for installing", || {
+        dist::test(!options.no_install)
+    });
     stages.stage("Tests in network namespaces on this host", || {
         run_programs(&network, &["--test-threads=1"])
     });
