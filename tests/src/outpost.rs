@@ -1,4 +1,7 @@
-//! The smallest network: a host and its coordinator on one wire.
+//! The smallest network: a host and a coordinator.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Result, anyhow, ensure};
 use weir_lab::{HostSnapshot, Lab, Output, TOUCHED_SYSCTLS, addresses};
@@ -19,37 +22,86 @@ const DEBUG_MARKS: [&str; 8] = [
     "\\n",
 ];
 
-/// A host and its coordinator, for whatever must be refused.
+/// What the tests of one process share: starting a coordinator for each takes longer than most of
+/// them do. It ends with the process.
+static CENTRE: Mutex<Option<Arc<Centre>>> = Mutex::new(None);
+
+/// The coordinator, and the switch that every host is connected to.
+#[derive(Debug)]
+struct Centre {
+    coordinator: Coordinator,
+    transcript: Transcript,
+    hosts: AtomicU8,
+    lab: Lab,
+}
+
+impl Centre {
+    fn new() -> Result<Self> {
+        let lab = Lab::new()?;
+        let transcript = Transcript::default();
+        let node = lab.node("coordinator")?;
+        node.bridge("lan", &[])?;
+        node.address("lan", &format!("{}/24", addresses::COORDINATOR))?;
+        Ok(Self {
+            coordinator: Coordinator::start(&node, &transcript)?,
+            transcript,
+            hosts: AtomicU8::new(0),
+            lab,
+        })
+    }
+
+    fn shared() -> Result<Arc<Self>> {
+        let mut centre = CENTRE.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(centre) = centre.as_ref() {
+            return Ok(Arc::clone(centre));
+        }
+        Ok(Arc::clone(centre.insert(Arc::new(Self::new()?))))
+    }
+}
+
+/// A host at a coordinator, for whatever must be refused.
 #[derive(Debug)]
 pub struct Outpost {
     /// The host's agent, not started.
     pub host: Agent,
-    /// The coordinator.
-    pub coordinator: Coordinator,
-    /// What was typed.
-    pub transcript: Transcript,
-    /// The machines.
-    pub lab: Lab,
+    centre: Arc<Centre>,
 }
 
 impl Outpost {
-    /// Builds the network and starts the coordinator.
+    /// Adds a host to the coordinator's network.
     ///
     /// # Errors
     /// Something cannot be built or started.
     pub fn new() -> Result<Self> {
-        let lab = Lab::new()?;
-        let transcript = Transcript::default();
-        let (centre, host) = (lab.node("coordinator")?, lab.node("host")?);
-        lab.connect((&centre, "eth0"), (&host, "eth0"))?;
-        centre.address("eth0", &format!("{}/24", addresses::COORDINATOR))?;
-        host.ip("address add 198.51.100.11/24 dev eth0\nroute add default via 198.51.100.1")?;
+        let centre = Centre::shared()?;
+        let number = centre.hosts.fetch_add(1, Ordering::Relaxed) + 1;
+        let host = centre.lab.node(&format!("host-{number}"))?;
+        let switch = centre.coordinator.machine().node();
+        let port = format!("port{number}");
+        centre.lab.connect((switch, &port), (&host, "eth0"))?;
+        switch.ip(&format!("link set {port} master lan"))?;
+        host.ip(&format!(
+            "address add 198.51.100.{}/24 dev eth0\nroute add default via 198.51.100.1",
+            100 + number
+        ))?;
         Ok(Self {
-            host: Agent::new(&host, &transcript),
-            coordinator: Coordinator::start(&centre, &transcript)?,
-            transcript,
-            lab,
+            host: Agent::new(&host, &centre.transcript),
+            centre,
         })
+    }
+
+    /// The coordinator.
+    #[must_use]
+    pub fn coordinator(&self) -> &Coordinator {
+        &self.centre.coordinator
+    }
+
+    /// Fails when a program logged an error.
+    ///
+    /// # Errors
+    /// There is such a line.
+    pub fn finish(self) -> Result<()> {
+        self.centre.lab.finish()
     }
 
     /// A fresh one-off key for a relay.
@@ -57,7 +109,7 @@ impl Outpost {
     /// # Errors
     /// The coordinator makes none.
     pub fn key(&self) -> Result<AuthKey> {
-        self.coordinator.create_key("--tags tag:relay")
+        self.centre.coordinator.create_key("--tags tag:relay")
     }
 
     /// Gives the host this key, and returns the flags with which it joins.

@@ -23,14 +23,16 @@ fn outpost() -> Result<(Outpost, String)> {
 #[test]
 fn no_coordinator_configured() -> Result<()> {
     let (outpost, _) = outpost()?;
-    outpost.refuses("", &["no coordinator is configured", "--coordinator"])
+    outpost.refuses("", &["no coordinator is configured", "--coordinator"])?;
+    outpost.finish()
 }
 
 #[test]
 fn no_auth_key() -> Result<()> {
     let (outpost, _) = outpost()?;
     let flags = format!("--coordinator={}", Coordinator::url());
-    outpost.refuses(&flags, &["not enrolled", "--auth-key", "keys create"])
+    outpost.refuses(&flags, &["not enrolled", "--auth-key", "keys create"])?;
+    outpost.finish()
 }
 
 #[test]
@@ -49,7 +51,8 @@ fn a_wrong_key() -> Result<()> {
     outpost.refuses(&joining, &["not an auth key", "keys create"])?;
     // The right one is none the worse for it.
     let joining = outpost.joining_with(&good)?;
-    outpost.host.up(&joining).map(drop)
+    outpost.host.up(&joining)?;
+    outpost.finish()
 }
 
 #[test]
@@ -61,7 +64,8 @@ fn a_used_up_key() -> Result<()> {
     outpost.host.stop(Signal::SIGTERM)?;
     outpost.host.machine().must("rm -r /var/lib/weir/agent")?;
     outpost.host.start()?;
-    outpost.refuses(&joining, &["auth key", "used"])
+    outpost.refuses(&joining, &["auth key", "used"])?;
+    outpost.finish()
 }
 
 #[test]
@@ -76,7 +80,8 @@ fn an_unreachable_coordinator() -> Result<()> {
     outpost.refuses(
         &format!("{nobody} {SOON}"),
         &["coordinator", "198.51.100.99"],
-    )
+    )?;
+    outpost.finish()
 }
 
 #[test]
@@ -87,7 +92,8 @@ fn a_wrong_pin() -> Result<()> {
     let other: String = pin.chars().skip(1).chain(['A']).collect();
     let last_of_32_bytes = format!("{}A", &other[..42]);
     let joining = outpost.joining_with(&AuthKey::new(format!("{rest}{last_of_32_bytes}")))?;
-    outpost.refuses(&joining, &["is not the one", "auth key", "check the URL"])
+    outpost.refuses(&joining, &["is not the one", "auth key", "check the URL"])?;
+    outpost.finish()
 }
 
 #[test]
@@ -96,7 +102,8 @@ fn a_prefix_with_host_bits() -> Result<()> {
     outpost.refuses(
         &format!("{joining} --advertise-routes=10.20.0.5/24"),
         &["10.20.0.5/24", "host bits", "10.20.0.0/24"],
-    )
+    )?;
+    outpost.finish()
 }
 
 #[test]
@@ -105,7 +112,8 @@ fn an_unknown_flag() -> Result<()> {
     outpost.refuses(
         &format!("{joining} --advertise-route=8.8.8.8"),
         &["--advertise-route", "--advertise-routes"],
-    )
+    )?;
+    outpost.finish()
 }
 
 #[test]
@@ -145,7 +153,8 @@ fn no_privilege() -> Result<()> {
         .command("setpriv --bounding-set=-net_admin agent daemon".split_whitespace())
         .deadline(Duration::from_secs(10))
         .output()?;
-    one_sentence(&contained, &["CAP_NET_ADMIN", "root"])
+    one_sentence(&contained, &["CAP_NET_ADMIN", "root"])?;
+    outpost.finish()
 }
 
 #[test]
@@ -154,7 +163,8 @@ fn another_process_holding_the_port() -> Result<()> {
     let node = outpost.host.machine().node();
     let other = node.spawn(["weir-lab-host", "serve", "--udp", "51920"])?;
     other.wait_for_log("listening", Duration::from_secs(5))?;
-    outpost.refuses(&joining, &["51920", "in use", "--listen-port"])
+    outpost.refuses(&joining, &["51920", "in use", "--listen-port"])?;
+    outpost.finish()
 }
 
 #[test]
@@ -162,7 +172,8 @@ fn the_interface_name_taken() -> Result<()> {
     let (outpost, joining) = outpost()?;
     let node = outpost.host.machine().node();
     node.ip("link add weir0 type veth peer name other0")?;
-    outpost.refuses(&joining, &["weir0", "not Weir's", "--interface"])
+    outpost.refuses(&joining, &["weir0", "not Weir's", "--interface"])?;
+    outpost.finish()
 }
 
 #[test]
@@ -174,7 +185,8 @@ fn nft_missing() -> Result<()> {
     ))?;
     let key = outpost.key()?;
     let joining = outpost.joining_with(&key)?;
-    outpost.refuses(&joining, &["nft", "apt install nftables"])
+    outpost.refuses(&joining, &["nft", "apt install nftables"])?;
+    outpost.finish()
 }
 
 #[test]
@@ -189,7 +201,8 @@ fn forwarding_not_settable() -> Result<()> {
     outpost.refuses(
         &format!("{joining} --advertise-routes=8.8.8.8"),
         &["net/ipv4/ip_forward", "sysctl -w net.ipv4.ip_forward=1"],
-    )
+    )?;
+    outpost.finish()
 }
 
 #[test]
@@ -221,5 +234,5 @@ fn a_host_without_ipv6() -> Result<()> {
     outpost.host.machine().must("agent down")?;
     let difference = before.difference(&outpost.look()?);
     ensure!(difference.is_none(), "{difference:?}");
-    Ok(())
+    outpost.finish()
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use weir_lab::{HostSnapshot, TOUCHED_SYSCTLS, patient, wait_until};
 use weir_tests::story::{ALICE, BOB, Quiet, World, policy};
@@ -15,7 +15,7 @@ const RECONNECTED: Duration = Duration::from_secs(60);
 
 /// The world in which alice reaches the bank through the relay.
 fn connected() -> Result<World> {
-    let world = World::new(&mut Quiet)?;
+    let world = World::with_agents(&mut Quiet, &["relay", "alice"])?;
     world.relay.up("--advertise-routes=8.8.8.8")?;
     world.alice.up("")?;
     world.coordinator.approve("relay", "8.8.8.8/32")?;
@@ -94,13 +94,12 @@ fn a_rebooted_network_works_without_its_coordinator() -> Result<()> {
     served(&world)?;
 
     // And what the hosts were before the first `up` is still known.
-    for (agent, before) in world.agents().into_iter().zip(&world.before) {
-        if [world.relay.name(), world.alice.name()].contains(&agent.name()) {
-            agent.machine().must("agent down")?;
-            let after = HostSnapshot::take(agent.machine().node(), TOUCHED_SYSCTLS)?;
-            let difference = before.difference(&after);
-            ensure!(difference.is_none(), "{}: {difference:?}", agent.name());
-        }
+    for agent in [&world.relay, &world.alice] {
+        agent.machine().must("agent down")?;
+        let after = HostSnapshot::take(agent.machine().node(), TOUCHED_SYSCTLS)?;
+        let before = world.before.get(agent.name()).context("nobody looked")?;
+        let difference = before.difference(&after);
+        ensure!(difference.is_none(), "{}: {difference:?}", agent.name());
     }
     world.network.lab.finish()
 }

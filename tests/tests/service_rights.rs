@@ -74,7 +74,9 @@ fn a_relay_works_with_the_rights_of_its_unit() -> Result<()> {
     outpost
         .host
         .up(&format!("{joining} --advertise-routes=8.8.8.8"))?;
-    outpost.coordinator.approve("host", "8.8.8.8/32")?;
+    outpost
+        .coordinator()
+        .approve(outpost.host.name(), "8.8.8.8/32")?;
     let serving = |host: &Agent| {
         host.wait_for_status(
             "the host to serve its route",
@@ -96,5 +98,5 @@ fn a_relay_works_with_the_rights_of_its_unit() -> Result<()> {
     outpost.host.machine().must("agent down")?;
     let difference = before.difference(&outpost.look()?);
     ensure!(difference.is_none(), "{difference:?}");
-    outpost.lab.finish()
+    outpost.finish()
 }

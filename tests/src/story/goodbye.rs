@@ -1,6 +1,6 @@
 //! Step 9: as if nobody had been there.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use weir_lab::{HostSnapshot, TOUCHED_SYSCTLS};
 
 use super::{Teller, World};
@@ -13,7 +13,11 @@ pub(super) fn tell(world: &mut World, teller: &mut Teller<'_>) -> Result<()> {
         "`agent down` on each. Links, addresses, rules, routes of all tables, the whole nftables \
          ruleset and the settings are compared with what they were before the first `agent up`.",
     );
-    for (agent, before) in world.agents().into_iter().zip(&world.before) {
+    for agent in world.agents() {
+        let before = world
+            .before
+            .get(agent.name())
+            .with_context(|| format!("nobody looked at {} before", agent.name()))?;
         let machine = agent.machine();
         let down = machine.must("agent down")?;
         if agent.name() == world.relay.name() {

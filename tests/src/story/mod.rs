@@ -60,7 +60,7 @@ const LAST_STEPS: [(&str, LastSteps); 2] = [
 
 /// How long a client waits before it calls a service unreachable. Where it matters, a counter
 /// shows that the packets arrived and were dropped, so that slowness is not taken for refusal.
-const REFUSAL_WAIT: Duration = Duration::from_millis(800);
+const REFUSAL_WAIT: Duration = Duration::from_millis(500);
 /// How long a client waits for a service that must answer.
 const ANSWER_WAIT: Duration = Duration::from_secs(5);
 /// How long a change may take where no promise names a time.

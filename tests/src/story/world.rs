@@ -1,5 +1,6 @@
 //! The network of the story with what runs in it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -8,6 +9,8 @@ use weir_lab::{HostSnapshot, Internet, Lab, TOUCHED_SYSCTLS};
 use super::{ALICE, BOB, Narrator, policy};
 use crate::{Agent, Backend, Coordinator, Machine, Transcript};
 
+/// The hosts with an agent.
+const HOSTS: [&str; 5] = ["relay", "office-relay", "alice", "bob", "build"];
 /// How many of the last commands explain a failure.
 const COMMANDS: usize = 12;
 /// How many lines of each log explain a failure.
@@ -31,8 +34,8 @@ pub struct World {
     pub build: Agent,
     /// A machine of somebody else, on the same wire as the relay.
     pub stranger: Machine,
-    /// What every agent's host was before the agent.
-    pub before: Vec<HostSnapshot>,
+    /// What the host of each agent was before the agent, by name.
+    pub before: BTreeMap<String, HostSnapshot>,
     /// The WireGuard that this kernel lets us expect.
     pub expected_backend: Backend,
     /// What was typed.
@@ -48,6 +51,14 @@ impl World {
     /// # Errors
     /// Something cannot be built or started.
     pub fn new(narrator: &mut dyn Narrator) -> Result<Self> {
+        Self::with_agents(narrator, &HOSTS)
+    }
+
+    /// The same with the agents on these hosts only.
+    ///
+    /// # Errors
+    /// Something cannot be built or started.
+    pub fn with_agents(narrator: &mut dyn Narrator, names: &[&str]) -> Result<Self> {
         for program in ["agent", "coordinator", "weir-lab-host"] {
             weir_lab::program(program)?;
         }
@@ -64,10 +75,11 @@ impl World {
         let stranger = stranger(&network, &transcript)?;
         let agent = |node| Agent::new(node, &transcript);
         let mut agents = network.hosts().map(agent);
-        let before = agents
-            .iter()
-            .map(|agent| HostSnapshot::take(agent.machine().node(), TOUCHED_SYSCTLS))
-            .collect::<Result<Vec<_>>>()?;
+        let mut before = BTreeMap::new();
+        for agent in agents.iter().filter(|agent| names.contains(&agent.name())) {
+            let host = HostSnapshot::take(agent.machine().node(), TOUCHED_SYSCTLS)?;
+            before.insert(agent.name().to_owned(), host);
+        }
         narrator.waiting("starting the coordinator");
         let coordinator = Coordinator::start(&network.coordinator, &transcript)?;
         for user in [ALICE, BOB] {
@@ -83,6 +95,9 @@ impl World {
             "--tags tag:build".to_owned(),
         ];
         for (agent, owner) in agents.iter_mut().zip(&owners) {
+            if !names.contains(&agent.name()) {
+                continue;
+            }
             let key = coordinator.create_key(owner)?;
             agent.configure(&Coordinator::url(), &key)?;
             agent.start()?;
@@ -114,7 +129,7 @@ impl World {
         })
     }
 
-    /// Every agent, in the order of [`before`](Self::before).
+    /// Every agent.
     #[must_use]
     pub fn agents(&self) -> [&Agent; 5] {
         [
