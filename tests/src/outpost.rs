@@ -96,6 +96,11 @@ impl Outpost {
         &self.centre.coordinator
     }
 
+    /// Lets programs log lines with this text as errors.
+    pub fn expect_error(&self, text: &str) {
+        self.centre.lab.expect_error(text);
+    }
+
     /// Fails when a program logged an error.
     ///
     /// # Errors
