@@ -24,6 +24,23 @@ const ROUTES: [&str; 8] = [
     "2001:4860:4860::8888/128",
 ];
 
+const GRANTS: [&str; 7] = [
+    r#""src": ["autogroup:member"], "dst": ["autogroup:self"], "ip": ["22"]"#,
+    r#""src": ["u1@"], "dst": ["10.20.0.0/24"], "ip": ["*"], "via": ["tag:a"]"#,
+    r#""src": ["*"], "dst": ["8.8.8.8", "10.0.0.0/8"], "ip": ["tcp:443"], "via": ["tag:a", "tag:b"]"#,
+    r#""src": ["u2@"], "dst": ["autogroup:internet"], "ip": ["*"], "via": ["tag:b"]"#,
+    r#""src": ["group:g"], "dst": ["8.8.8.8"], "ip": ["tcp:443", "udp:53"]"#,
+    r#""src": ["autogroup:danger-all"], "dst": ["tag:b"], "ip": ["80"]"#,
+    r#""src": ["user:*@example.com"], "dst": ["100.64.0.1-100.64.0.4"], "ip": ["*"]"#,
+];
+
+const DENIED: [&str; 4] = [
+    r#""src": ["u1@"], "dst": ["8.8.8.8:443"], "proto": "tcp""#,
+    r#""src": ["*"], "dst": ["10.20.0.0/25:*"]"#,
+    r#""src": ["tag:a"], "dst": ["*:1-100"]"#,
+    r#""src": ["100.64.0.0/29"], "dst": ["autogroup:internet:*"]"#,
+];
+
 const ENTRIES: [&str; 14] = [
     r#""src": ["*"], "dst": ["*:*"]"#,
     r#""src": ["*"], "dst": ["tag:a:22"]"#,
@@ -94,7 +111,7 @@ fn state() -> impl Strategy<Value = NetworkState> {
         let user = |id| User {
             id: UserId(id),
             name: format!("u{id}"),
-            email: None,
+            email: (id == 2).then(|| "two@example.com".to_owned()),
         };
         NetworkState {
             users: (1..3).map(|id| (UserId(id), user(id))).collect(),
@@ -104,15 +121,23 @@ fn state() -> impl Strategy<Value = NetworkState> {
 }
 
 fn policy() -> impl Strategy<Value = Policy> {
-    let entries = subsequence(ENTRIES.to_vec(), 0..=ENTRIES.len());
-    let set = entries.prop_shuffle().prop_map(|entries| {
-        let acls: Vec<_> = entries
-            .iter()
-            .map(|entry| format!(r#"{{"action": "accept", {entry}}}"#))
-            .collect();
+    let entry = |action: &'static str| {
+        move |entry: &'static str| format!(r#"{{"action": "{action}", {entry}}}"#)
+    };
+    let accepted = ENTRIES.map(entry("accept")).into_iter();
+    let acls: Vec<String> = accepted.chain(DENIED.map(entry("deny"))).collect();
+    let count = acls.len();
+    let acls = subsequence(acls, 0..=count).prop_shuffle();
+    let grants = subsequence(GRANTS.to_vec(), 0..=GRANTS.len());
+    let exits = subsequence(vec!["tag:a", "group:g"], 0..=2);
+    let set = (acls, grants, exits).prop_map(|(acls, grants, exits)| {
+        let grants: Vec<_> = grants.iter().map(|grant| format!("{{{grant}}}")).collect();
         Policy::parse(&format!(
             r#"{{"groups": {{"group:g": ["u1@"]}}, "tagOwners": {{"tag:a": [], "tag:b": []}},
-                "acls": [{}]}}"#,
+                "weir": {{"denyRules": true}},
+                "autoApprovers": {{"exitNode": {exits:?}, "routes": {{"10.0.0.0/8": ["tag:b"]}}}},
+                "grants": [{}], "acls": [{}]}}"#,
+            grants.join(","),
             acls.join(",")
         ))
         .unwrap()
@@ -146,13 +171,21 @@ proptest! {
 
     #[test]
     fn a_route_that_is_not_approved_appears_nowhere(state in state(), policy in policy()) {
+        let network = Network::new(&state, &policy);
+        for node in state.nodes.values() {
+            let rejected = |route: &IpNet| node.decisions.get(route) == Some(&RouteDecision::Rejected);
+            prop_assert!(!network.approved_routes(node.id).any(|route| rejected(&route)));
+            let in_force: BTreeSet<_> = network.approved_routes(node.id).collect();
+            let by_hand: BTreeSet<_> = node.approved_routes().collect();
+            prop_assert!(by_hand.is_subset(&in_force));
+        }
         for map in maps(&state, &policy, 1).values() {
             for (id, peer) in &map.peers {
-                let approved: BTreeSet<_> = state.nodes[id].approved_routes().collect();
+                let approved: BTreeSet<_> = network.approved_routes(*id).collect();
                 prop_assert!(peer.routes.union(&peer.source_prefixes).all(|r| approved.contains(r)));
             }
             let own = &state.nodes[&map.node.id];
-            let serves: BTreeSet<_> = own.approved_routes().collect();
+            let serves: BTreeSet<_> = network.approved_routes(own.id).collect();
             for route in &map.node.routes {
                 let approved = matches!(route.state, RouteState::Serving | RouteState::Standby);
                 prop_assert_eq!(approved, serves.contains(&route.prefix));
@@ -171,13 +204,14 @@ proptest! {
     #[test]
     fn a_route_is_offered_by_one_peer_whose_filter_lets_the_user_in(state in state(), policy in policy()) {
         let maps = maps(&state, &policy, 1);
+        let network = Network::new(&state, &policy);
         for map in maps.values() {
             let me = map.node.addresses.iter().copied().map(IpNet::from).collect();
             for (id, peer) in &map.peers {
                 for route in peer.routes.iter().filter(|route| route.prefix_len() > 0) {
                     let route = [*route].into_iter().collect();
-                    let own: weir_overlay::AddressSet = state.nodes[&map.node.id]
-                        .approved_routes()
+                    let own: weir_overlay::AddressSet = network
+                        .approved_routes(map.node.id)
                         .filter(|route| route.prefix_len() > 0)
                         .collect();
                     let lets_in = maps[id].filter.iter().any(|grant| {

@@ -108,6 +108,108 @@ fn messages_of_the_language() {
     );
 }
 
+/// Entries of sections other than `acls`, each with what the language says of it.
+#[test]
+fn messages_about_other_sections() {
+    for (section, message) in [
+        (
+            r#""grants": [{"src": ["*"], "dst": ["*"]}]"#,
+            "ip and app can not both be empty",
+        ),
+        (
+            r#""grants": [{"src": ["*"], "dst": ["*"], "ip": ["udp"]}]"#,
+            r#"port range "udp": invalid first integer"#,
+        ),
+        (
+            r#""grants": [{"src": ["*"], "dst": ["*"], "ip": ["*"], "via": ["alice@"]}]"#,
+            "via can only be a tag",
+        ),
+        (
+            r#""grants": [{"src": ["*"], "dst": ["*"], "ip": ["*"], "via": ["tag:sever"]}]"#,
+            r#"tag "tag:sever" not found"#,
+        ),
+        (
+            r#""grants": [{"src": ["*"], "dst": ["autogroup:self"], "ip": ["*"]}]"#,
+            "autogroup:self can only be used with users, groups, or supported autogroups",
+        ),
+        (
+            r#""grants": [{"src": ["*"], "dst": ["::/0"], "ip": ["*"]}]"#,
+            r#"dst "::/0": to allow all IP addresses, use "*" or "autogroup:internet""#,
+        ),
+        (
+            r#""grants": [{"src": ["*"], "dst": ["autogroup:internet"], "app": {"example.com/a": []}}]"#,
+            "cannot use app grants with autogroup:internet",
+        ),
+        (
+            r#""grants": [{"src": ["*"], "dst": ["*"], "app": {"https://example.com/a": []}}]"#,
+            "capability name must have the form {domain}/{path}",
+        ),
+        (
+            r#""ipsets": {"ipset:a": ["ipset:b"], "ipset:b": ["ipset:a"]}"#,
+            r#"ipsets["ipset:b"]: "ipset:a" is made of "ipset:b" itself"#,
+        ),
+        (
+            r#""postures": {"posture:a": ["node:os"]}"#,
+            r#"postures["posture:a"]: "node:os": there is no operator"#,
+        ),
+        (
+            r#""autoApprovers": {"routes": {"10.0.0.0/8": ["tag:sever"]}}"#,
+            r#"autoApprovers: tag not found: "tag:sever""#,
+        ),
+        (
+            r#""ssh": [{"action": "Accept", "users": ["root"]}]"#,
+            r#""Accept" is not a valid action"#,
+        ),
+        (
+            r#""ssh": [{"action": "check", "users": ["root"], "checkPeriod": "169h"}]"#,
+            "checkPeriod 169h0m0s is above the max (168h)",
+        ),
+        (
+            r#""nodeAttrs": [{"target": ["nobody"], "attr": ["x"]}]"#,
+            r#""nobody": invalid address"#,
+        ),
+        (
+            r#""derpMap": {"Regions": {"900": {"RegionID": 901}}}"#,
+            r#"derpMap.Regions["900"].RegionID is another region"#,
+        ),
+        (
+            r#""weir": {"denyRule": true}"#,
+            r#"unknown field "denyRule" in weir"#,
+        ),
+    ] {
+        let text = format!(
+            r#"{{"acls": [], "tagOwners": {{"tag:server": []}},
+               {section}}}"#
+        );
+        let found = refused(&text);
+        let errors: Vec<_> = found
+            .iter()
+            .filter(|one| one.severity == Severity::Error)
+            .collect();
+        assert_eq!(errors[0].message, message);
+        assert_eq!((errors.len(), errors[0].line), (1, 2), "{errors:?}");
+    }
+}
+
+#[test]
+fn an_entry_denies_only_where_the_file_asks_for_it() {
+    let text = |weir: &str, dst: &str| {
+        format!(
+            r#"{{{weir} "acls": [{{"action": "deny", "src": ["autogroup:member"], "dst": ["{dst}"]}}]}}"#
+        )
+    };
+    let found = refused(&text("", "*:*"));
+    assert_eq!(found[0].message, r#"action="deny" is not supported"#);
+    assert!(found[0].help.as_ref().unwrap().contains("denyRules"));
+    let asked = r#""weir": {"denyRules": true},"#;
+    assert!(Policy::parse(&text(asked, "*:*")).is_ok());
+    assert!(
+        refused(&text(asked, "autogroup:self:*"))[0]
+            .message
+            .starts_with("an entry that denies")
+    );
+}
+
 #[test]
 fn messages_about_names() {
     for (text, message) in [
@@ -298,6 +400,15 @@ fn fragment() -> impl Strategy<Value = String> {
         "\"action\"",
         "\"accept\"",
         "\"proto\"",
+        "\"grants\"",
+        "\"via\"",
+        "\"ip\"",
+        "\"ipsets\"",
+        "\"postures\"",
+        "\"tests\"",
+        "\"derpMap\"",
+        "\"autogroup:self\"",
+        "true",
         "\"group:a\"",
         "\"tag:a\"",
         "\"*\"",
@@ -322,12 +433,24 @@ fn shaped() -> impl Strategy<Value = String> {
         Just("tag:a:22".to_owned()),
         Just("group:a".to_owned()),
     ];
-    proptest::collection::vec(text, 8).prop_map(|texts| {
+    proptest::collection::vec(text, 24).prop_map(|texts| {
         serde_json::json!({
             "groups": {"group:a": [texts[0]]},
             "tagOwners": {"tag:a": [texts[1]]},
             "hosts": {texts[2].clone(): texts[3]},
+            "ipsets": {"ipset:a": [texts[8], "ipset:b"], "ipset:b": [texts[9], "remove ipset:a"]},
+            "postures": {"posture:a": [texts[10], "node:os == 'linux'"]},
+            "autoApprovers": {"routes": {texts[11].clone(): [texts[12]]}, "exitNode": [texts[12]]},
             "acls": [{"action": "accept", "src": [texts[4], texts[5]], "dst": [texts[6], "*:*"], "proto": texts[7]}],
+            "grants": [
+                {"src": [texts[13]], "dst": [texts[14]], "ip": [texts[15]], "via": [texts[16]]},
+                {"src": ["*"], "dst": [texts[14]], "app": {texts[17].clone(): []}, "srcPosture": [texts[10]]},
+            ],
+            "tests": [{"src": texts[18], "accept": [texts[19]], "proto": texts[7]}],
+            "ssh": [{"action": "check", "src": [texts[20]], "dst": [texts[21]], "users": [texts[22]], "checkPeriod": texts[23]}],
+            "sshTests": [{"src": texts[20], "dst": [texts[21]], "accept": [texts[22]]}],
+            "nodeAttrs": [{"target": [texts[5]], "attr": [texts[22]], "ipPool": [texts[3]]}],
+            "weir": {"denyRules": texts[0].is_empty()},
         })
         .to_string()
     })
@@ -338,6 +461,7 @@ fn survives(bytes: &[u8]) {
         Ok(policy) => {
             let directory = Directory::default();
             let _ = policy.warnings(&directory);
+            let _ = policy.verify(&directory);
             let _ = compile(&policy, &directory);
         }
         Err(found) => {
