@@ -65,8 +65,11 @@ fn last_words(error: &anyhow::Error, verbose: bool) -> String {
 fn tell(arguments: &Arguments) -> Result<()> {
     let mut person = Person::new(io::stdout().is_terminal());
     let mut story = Story::begin(&mut person)?;
-    let reports = story.play(&mut person)?;
-    story.finish()?;
+    let told = story.play(&mut person);
+    // Asked in any case, so that the lab does not ask again while it is taken down.
+    let logs = story.finish();
+    let reports = told?;
+    logs?;
     let checks: usize = reports.iter().map(|report| report.checks.len()).sum();
     if arguments.keep {
         story.revive()?;
