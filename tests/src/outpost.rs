@@ -41,6 +41,8 @@ impl Centre {
         let transcript = Transcript::default();
         let node = lab.node("coordinator")?;
         node.bridge("lan", &[])?;
+        // Left to itself, a bridge takes another address with each port, and neighbours lose it.
+        node.ip("link set lan address 02:00:00:00:00:01")?;
         node.address("lan", &format!("{}/24", addresses::COORDINATOR))?;
         Ok(Self {
             coordinator: Coordinator::start(&node, &transcript)?,
