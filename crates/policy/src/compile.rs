@@ -4,7 +4,7 @@
 mod deny;
 mod reach;
 
-pub(crate) use deny::{Exception, without};
+pub(crate) use deny::{Exception, minus, without};
 pub(crate) use reach::{Place, Reach, internet};
 
 use crate::{

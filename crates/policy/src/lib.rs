@@ -4,19 +4,24 @@
 //!
 //! 1. `syntax`: text to tree. HuJSON, which is JSON with comments and trailing commas. Every
 //!    value keeps its place in the text.
-//! 2. `document`: tree to document. Which sections and fields there are; what this version does
-//!    not know is refused, because leaving a restriction out would allow too much.
+//! 2. `document`: tree to document. Which sections and fields there are; what is not known is
+//!    refused, because leaving a restriction out would allow too much.
 //! 3. `resolve`: document to [`Policy`]. Every name is looked up, every selector understood
 //!    (`selector` lists them), every rule given an id that survives edits elsewhere (`grant_id`).
 //! 4. `compile`: [`Policy`] and [`Directory`] (who is in the network now, arranged by `index`) to
 //!    [`CompiledPolicy`].
 //! 5. `reduce`: [`CompiledPolicy`] to what one node is told: [`CompiledPolicy::filter`] is its
-//!    packet filter, [`CompiledPolicy::peers`] whom it may talk to or hear from.
+//!    packet filter, [`CompiledPolicy::peers`] whom it may talk to or hear from,
+//!    [`CompiledPolicy::ways_into`] through whom it may use a route. `rows` shows the same filter as
+//!    the policy wrote it.
+//! 6. Beside this way: `verify` answers the author's own tests, `explain` says which rule allows a
+//!    packet or comes closest, `diff` who gains and loses what between two policies.
 //!
 //! `weir-netmap` goes on from there: policy saved → compiled → **network map per node → delta**.
 //!
-//! Rules only ever allow. What no rule allows is denied, and without a policy ([`Policy::empty`])
-//! nothing is allowed. Problems are [`Diagnostic`]s with line, column and advice, all of them at
+//! What no rule allows is denied, and without a policy ([`Policy::empty`]) nothing is allowed. A
+//! rule only ever allows, but for the entries that deny, an extension that a file must ask for
+//! with `"weir": {"denyRules": true}`: they take from what later rules allow. Problems are [`Diagnostic`]s with line, column and advice, all of them at
 //! once; [`render`] draws them with the text underlined.
 //!
 //! ```
@@ -41,9 +46,11 @@
 
 mod compile;
 mod diagnostics;
+mod diff;
 mod directory;
 mod document;
 mod duration;
+mod explain;
 mod grant_id;
 mod index;
 mod policy;
@@ -59,7 +66,9 @@ mod verify;
 
 pub use compile::{CompiledPolicy, compile};
 pub use diagnostics::{Diagnostic, Severity, render};
+pub use diff::{Change, PolicyDiff, diff};
 pub use directory::{Directory, PolicyNode, Posture, User};
+pub use explain::{Allowance, Closest, Explanation, Miss, Packet};
 pub use policy::Policy;
 pub use reduce::Ways;
 pub use rows::{Addresses, Row, RowDestination};

@@ -131,7 +131,7 @@ pub(crate) fn without(
 }
 
 /// The ports of `from` that are not in `denied`.
-fn minus(from: &[PortRange], denied: &[PortRange]) -> Vec<PortRange> {
+pub(crate) fn minus(from: &[PortRange], denied: &[PortRange]) -> Vec<PortRange> {
     let mut left = from.to_vec();
     for cut in denied {
         left = left
