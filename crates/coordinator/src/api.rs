@@ -2,6 +2,13 @@
 //!
 //! Fields are only ever added. Times are RFC 3339, in UTC.
 
+mod policy;
+
+pub use policy::{
+    Finding, Policy, PolicyRevision, PolicyStatus, PolicyTested, RollBackPolicy, SetPolicy,
+    SetPolicyDone, TestPolicy,
+};
+
 use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -38,19 +45,6 @@ pub struct Status {
     pub generation: Generation,
     /// The policy.
     pub policy: PolicyStatus,
-}
-
-/// Which policy is in force.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PolicyStatus {
-    /// Its revision; none while nobody has set a policy, so that nothing is granted.
-    pub revision: Option<u64>,
-    /// Newer stored revisions that are not valid and therefore not in force.
-    #[serde(default)]
-    pub bad_revisions: Vec<u64>,
-    /// What is valid but probably not meant.
-    #[serde(default)]
-    pub warnings: Vec<String>,
 }
 
 /// A user.
@@ -189,6 +183,16 @@ pub struct Node {
     pub failures: Vec<ItemFailure>,
 }
 
+/// Who approved a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Approver {
+    /// An admin did. It stays approved whatever the policy says.
+    Admin,
+    /// The policy's `autoApprovers` do, as long as they say so.
+    Policy,
+}
+
 /// A route of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeRoute {
@@ -196,6 +200,9 @@ pub struct NodeRoute {
     pub prefix: IpNet,
     /// What has become of it.
     pub state: RouteState,
+    /// Who approved it; none for a route that is not approved.
+    #[serde(default)]
+    pub approved_by: Option<Approver>,
 }
 
 /// A route, with the node that advertises it.
@@ -209,6 +216,9 @@ pub struct Route {
     pub prefix: IpNet,
     /// What has become of it.
     pub state: RouteState,
+    /// Who approved it; none for a route that is not approved.
+    #[serde(default)]
+    pub approved_by: Option<Approver>,
     /// Whether the node is connected now.
     pub online: bool,
 }
@@ -237,47 +247,6 @@ pub struct DecideRoutes {
     pub prefixes: BTreeSet<IpNet>,
 }
 
-/// A stored policy.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Policy {
-    /// Its number, from 1.
-    pub revision: u64,
-    /// Its text.
-    pub text: String,
-    /// When it was saved.
-    pub saved: Timestamp,
-    /// By whom.
-    pub saved_by: String,
-    /// Whether it is the one in force; a newest one that is not valid is not.
-    pub in_force: bool,
-}
-
-/// `PUT /api/v1/policy`
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SetPolicy {
-    /// The new text.
-    pub text: String,
-    /// What the text is called in diagnostics: its file name.
-    #[serde(default)]
-    pub source: Option<String>,
-    /// The revision that the new text was made from; 0 for none. Refused when it is not the
-    /// newest any more.
-    #[serde(default)]
-    pub if_revision: Option<u64>,
-}
-
-/// The answer to [`SetPolicy`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SetPolicyDone {
-    /// The revision in force now.
-    pub revision: u64,
-    /// Whether the text differs from the one before. An equal text makes no new revision.
-    pub changed: bool,
-    /// What is valid but probably not meant, drawn for a terminal.
-    pub warnings: String,
-}
-
 /// An error answer of the admin API.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdminProblem {
@@ -287,4 +256,7 @@ pub struct AdminProblem {
     /// For a policy: the places in the text, drawn for a terminal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub diagnostics: Option<String>,
+    /// The same for programs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<Finding>,
 }

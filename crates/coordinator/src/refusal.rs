@@ -1,6 +1,7 @@
 //! How the coordinator says no, before it becomes an HTTP answer.
 
 use crate::store::StoreError;
+use weir_policy::{Diagnostic, render};
 use weir_protocol::{ErrorCode, ProblemDetails};
 
 /// Why a request was not done.
@@ -14,11 +15,15 @@ pub(crate) enum Refusal {
         /// One sentence for people, with what to do.
         detail: String,
     },
-    /// A policy text is not valid; nothing was changed.
-    #[error("the policy is not valid, and nothing was changed")]
+    /// A policy text is not valid, or does not hold what its own tests promise.
+    #[error("{detail}")]
     BadPolicy {
+        /// One sentence for people.
+        detail: &'static str,
+        /// What is wrong.
+        findings: Vec<Diagnostic>,
         /// The places in the text, drawn for a terminal.
-        diagnostics: String,
+        drawn: String,
     },
     /// The store failed.
     #[error("the coordinator could not use its database")]
@@ -34,6 +39,20 @@ impl Refusal {
         Self::Denied {
             code,
             detail: detail.into(),
+        }
+    }
+
+    /// A refusal of a policy, with the places in its text. `source` is what the text is called.
+    pub(crate) fn policy(
+        detail: &'static str,
+        findings: Vec<Diagnostic>,
+        text: &str,
+        source: &str,
+    ) -> Self {
+        Self::BadPolicy {
+            drawn: render(&findings, text, source),
+            detail,
+            findings,
         }
     }
 

@@ -11,7 +11,7 @@ mod users;
 
 pub(crate) use keys::{create_key, list_keys, revoke_key};
 pub(crate) use nodes::{delete_node, list_nodes, rename_node, show_node, tag_node};
-pub(crate) use policy::{get_policy, set_policy};
+pub(crate) use policy::{get_policy, policy_history, roll_back_policy, set_policy, test_policy};
 pub(crate) use routes::{decide_routes, list_routes};
 pub(crate) use users::{create_user, delete_user, list_users};
 

@@ -29,9 +29,13 @@ pub(super) fn describe(
         routes: routes
             .iter()
             .filter(|route| route.node == node.id && route.advertised)
-            .map(|route| api::NodeRoute {
-                prefix: route.prefix,
-                state: super::routes::state(route, map.as_deref()),
+            .map(|route| {
+                let (state, approved_by) = super::routes::state(route, map.as_deref());
+                api::NodeRoute {
+                    prefix: route.prefix,
+                    state,
+                    approved_by,
+                }
             })
             .collect(),
         generation: map.map(|map| map.generation),

@@ -11,28 +11,38 @@ use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use weir_protocol::{ErrorCode, NetworkMap, RouteState};
 
-/// What has become of an advertised route. Who is primary is decided where the maps are made.
-pub(super) fn state(route: &RouteRow, map: Option<&NetworkMap>) -> RouteState {
-    match route.decision {
-        None => RouteState::AwaitingApproval,
-        Some(Decision::Rejected) => RouteState::Rejected,
-        Some(Decision::Approved) => map
-            .and_then(|map| {
-                let mut known = map.node.routes.iter();
-                known.find(|known| known.prefix == route.prefix)
-            })
-            .map(|known| known.state)
-            .filter(|state| matches!(state, RouteState::Serving | RouteState::Standby))
-            .unwrap_or(RouteState::Standby),
+/// What has become of an advertised route, and who approved it. Which relay is primary, and what
+/// the policy approves, is decided where the maps are made: `map` is the newest of the node.
+pub(super) fn state(
+    route: &RouteRow,
+    map: Option<&NetworkMap>,
+) -> (RouteState, Option<api::Approver>) {
+    let in_map = map
+        .and_then(|map| {
+            let mut known = map.node.routes.iter();
+            known.find(|known| known.prefix == route.prefix)
+        })
+        .map(|known| known.state)
+        .filter(|state| matches!(state, RouteState::Serving | RouteState::Standby));
+    match (route.decision, in_map) {
+        (Some(Decision::Rejected), _) => (RouteState::Rejected, None),
+        (Some(Decision::Approved), state) => (
+            state.unwrap_or(RouteState::Standby),
+            Some(api::Approver::Admin),
+        ),
+        (None, Some(state)) => (state, Some(api::Approver::Policy)),
+        (None, None) => (RouteState::AwaitingApproval, None),
     }
 }
 
 fn describe(coordinator: &Coordinator, node: &NodeRow, route: &RouteRow) -> api::Route {
+    let (state, approved_by) = state(route, coordinator.engine.map(node.id).as_deref());
     api::Route {
         node: node.id,
         name: node.name.clone(),
         prefix: route.prefix,
-        state: state(route, coordinator.engine.map(node.id).as_deref()),
+        state,
+        approved_by,
         online: coordinator.presence.is_online(node.id),
     }
 }

@@ -8,13 +8,29 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
-use std::{io::ErrorKind, path::PathBuf, time::Duration};
+use std::{fmt, io::ErrorKind, path::PathBuf, time::Duration};
 use tokio::{net::UnixStream, time::timeout};
 
 /// How long an answer may take. A change is answered when it is published.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// The longest answer: a hundred thousand nodes fit.
 const MAX_ANSWER_BYTES: usize = 256 << 20;
+
+/// What the coordinator did not do, and why.
+#[derive(Debug)]
+pub(super) struct Refused(pub(super) AdminProblem);
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.problem.detail)?;
+        match &self.0.diagnostics {
+            Some(diagnostics) => write!(f, "\n\n{diagnostics}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Refused {}
 
 #[derive(Debug)]
 pub(super) struct Client {
@@ -73,10 +89,7 @@ impl Client {
         }
         let problem: AdminProblem = serde_json::from_slice(&answer)
             .with_context(|| format!("the coordinator answered {status}; {versions}"))?;
-        match problem.diagnostics {
-            Some(diagnostics) => bail!("{}\n\n{diagnostics}", problem.problem.detail),
-            None => bail!("{}", problem.problem.detail),
-        }
+        Err(Refused(problem).into())
     }
 
     async fn exchange(

@@ -153,7 +153,7 @@ fn describe(node: &Node) -> String {
         lines.push(format!(
             "route       {} {}",
             route.prefix,
-            state(route.state)
+            state(route.state, route.approved_by)
         ));
     }
     for failure in &node.failures {

@@ -1,30 +1,49 @@
 //! `coordinator policy`.
 
-use super::{Session, output, policy_compile};
+mod check;
+mod history;
+
+use super::{Session, client::Refused, output, policy_compile};
 use crate::api;
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Subcommand;
+use serde_json::json;
 use std::{
     io::Read,
     path::{Path, PathBuf},
 };
-use weir_policy::render;
 
 #[derive(Debug, Subcommand)]
 #[command(
     after_help = "The policy is HuJSON: JSON with comments and trailing commas.\n\nExamples:\n  \
     coordinator policy get > policy.hujson\n  \
     coordinator policy check policy.hujson\n  \
+    coordinator policy test policy.hujson\n  \
     coordinator policy set policy.hujson\n  \
-    coordinator policy set --if-revision 3 - < policy.hujson"
+    coordinator policy set --if-revision 3 --note 'let build ask DNS' - < policy.hujson\n  \
+    coordinator policy history\n  \
+    coordinator policy rollback 2"
 )]
 pub(super) enum Policy {
     /// Print the newest policy as it was saved
-    Get,
-    /// Check a policy file without saving it; needs no running coordinator
+    Get {
+        /// Print this revision instead of the newest
+        #[arg(long, value_name = "REVISION")]
+        revision: Option<u64>,
+    },
+    /// Check that a policy file is valid; needs no running coordinator
     Check {
         /// The file; - for standard input
         file: PathBuf,
+    },
+    /// Check a policy file and run its tests, without saving it
+    Test {
+        /// The file; - for standard input
+        file: PathBuf,
+        /// Test it in the network that this file describes instead of the running coordinator's:
+        /// JSON with domain, users and nodes
+        #[arg(long, value_name = "FILE")]
+        network: Option<PathBuf>,
     },
     /// Show what a policy means in a network that a file describes; needs no running coordinator
     Compile {
@@ -36,10 +55,27 @@ pub(super) enum Policy {
         network: PathBuf,
     },
     /// Save a policy; it is in force at once, also for connections that are open
+    ///
+    /// A policy that is not valid, or that fails its own tests, changes nothing.
     Set {
         /// The file; - for standard input
         file: PathBuf,
         /// Refuse unless this revision is the newest; 0 for none yet
+        #[arg(long, value_name = "REVISION")]
+        if_revision: Option<u64>,
+        /// Why, for the history: one line
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        note: String,
+    },
+    /// List all policies that were saved: when, by whom, why
+    History,
+    /// Save the policy of an older revision again, as the newest revision
+    ///
+    /// It is checked as with set: it must pass its own tests in the network as it is today.
+    Rollback {
+        /// The revision to go back to
+        revision: u64,
+        /// Refuse unless this revision is the newest
         #[arg(long, value_name = "REVISION")]
         if_revision: Option<u64>,
     },
@@ -48,16 +84,30 @@ pub(super) enum Policy {
 impl Policy {
     pub(super) async fn run(self, session: &Session) -> anyhow::Result<()> {
         match self {
-            Self::Get => get(session).await,
-            Self::Check { file } => check(session, &file),
+            Self::Get { revision } => get(session, revision).await,
+            Self::Check { file } => check::check(session, &file),
+            Self::Test { file, network } => check::test(session, &file, network.as_deref()).await,
             Self::Compile { policy, network } => policy_compile::run(session, &policy, &network),
-            Self::Set { file, if_revision } => set(session, &file, if_revision).await,
+            Self::Set {
+                file,
+                if_revision,
+                note,
+            } => set(session, &file, if_revision, note).await,
+            Self::History => history::list(session).await,
+            Self::Rollback {
+                revision,
+                if_revision,
+            } => history::roll_back(session, revision, if_revision).await,
         }
     }
 }
 
-async fn get(session: &Session) -> anyhow::Result<()> {
-    let policy: api::Policy = session.client.get("/policy").await?;
+async fn get(session: &Session, revision: Option<u64>) -> anyhow::Result<()> {
+    let path = match revision {
+        Some(revision) => format!("/policy/revisions/{revision}"),
+        None => "/policy".to_owned(),
+    };
+    let policy: api::Policy = session.client.get(&path).await?;
     if session.json {
         return output::json(&policy);
     }
@@ -67,7 +117,7 @@ async fn get(session: &Session) -> anyhow::Result<()> {
         "\n"
     };
     output::verbatim(&format!("{}{end}", policy.text))?;
-    if !policy.in_force {
+    if revision.is_none() && !policy.in_force {
         output::note(&format!(
             "warning: revision {} is not valid and not in force: save a valid policy with \
              coordinator policy set FILE",
@@ -77,33 +127,28 @@ async fn get(session: &Session) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn check(session: &Session, file: &Path) -> anyhow::Result<()> {
-    let (text, name) = read(file)?;
-    match weir_policy::Policy::parse(&text) {
-        Ok(_) if session.json => output::json(&serde_json::json!({ "valid": true })),
-        Ok(_) => output::line(&format!("{name}: valid")),
-        Err(problems) if session.json => {
-            output::json(&serde_json::json!({ "valid": false, "diagnostics": problems }))?;
-            bail!("{name} is not valid")
-        }
-        Err(problems) => bail!("{name} is not valid\n\n{}", render(&problems, &text, &name)),
-    }
-}
-
-async fn set(session: &Session, file: &Path, if_revision: Option<u64>) -> anyhow::Result<()> {
+async fn set(
+    session: &Session,
+    file: &Path,
+    if_revision: Option<u64>,
+    note: String,
+) -> anyhow::Result<()> {
     let (text, name) = read(file)?;
     let request = api::SetPolicy {
         text,
         source: Some(name),
         if_revision,
+        note,
     };
-    let done: api::SetPolicyDone = session.client.put("/policy", &request).await?;
+    let answer = session.client.put("/policy", &request).await;
+    saved(session, &with_findings(session, answer)?)
+}
+
+fn saved(session: &Session, done: &api::SetPolicyDone) -> anyhow::Result<()> {
     if session.json {
-        return output::json(&done);
+        return output::json(done);
     }
-    if !done.warnings.is_empty() {
-        output::note(&format!("{}\n", done.warnings))?;
-    }
+    warn(&done.warnings)?;
     if done.changed {
         output::line(&format!("policy revision {} is in force", done.revision))
     } else {
@@ -112,6 +157,26 @@ async fn set(session: &Session, file: &Path, if_revision: Option<u64>) -> anyhow
             done.revision
         ))
     }
+}
+
+/// With `--json`, what is wrong with a policy is on standard output as well as in the error.
+fn with_findings<T>(session: &Session, answer: anyhow::Result<T>) -> anyhow::Result<T> {
+    if session.json
+        && let Err(error) = &answer
+        && let Some(Refused(problem)) = error.downcast_ref()
+        && !problem.findings.is_empty()
+    {
+        output::json(&json!({ "valid": false, "diagnostics": problem.findings }))?;
+    }
+    answer
+}
+
+/// Prints drawn warnings, if there are any.
+fn warn(drawn: &str) -> anyhow::Result<()> {
+    if drawn.is_empty() {
+        return Ok(());
+    }
+    output::note(&format!("{drawn}\n"))
 }
 
 /// The text, and what to call it.

@@ -1,7 +1,7 @@
 //! `coordinator routes`.
 
 use super::{Session, client::segment, output};
-use crate::api::{DecideRoutes, Route};
+use crate::api::{Approver, DecideRoutes, Route};
 use anyhow::ensure;
 use clap::{Args, Subcommand};
 use weir_overlay::parse_prefix_list;
@@ -31,13 +31,15 @@ pub(super) struct Decide {
     prefixes: Vec<String>,
 }
 
-/// A state in words.
-pub(super) const fn state(state: RouteState) -> &'static str {
-    match state {
-        RouteState::AwaitingApproval => "awaiting approval",
-        RouteState::Serving => "serving",
-        RouteState::Standby => "standby",
-        RouteState::Rejected => "rejected",
+/// A state in words. That an admin approved a route goes without saying.
+pub(super) const fn state(state: RouteState, approved_by: Option<Approver>) -> &'static str {
+    match (state, approved_by) {
+        (RouteState::AwaitingApproval, _) => "awaiting approval",
+        (RouteState::Serving, Some(Approver::Policy)) => "serving, approved by policy",
+        (RouteState::Serving, Some(Approver::Admin) | None) => "serving",
+        (RouteState::Standby, Some(Approver::Policy)) => "standby, approved by policy",
+        (RouteState::Standby, Some(Approver::Admin) | None) => "standby",
+        (RouteState::Rejected, _) => "rejected",
     }
 }
 
@@ -99,7 +101,7 @@ async fn list(session: &Session) -> anyhow::Result<()> {
                 route.node.to_string(),
                 route.name.to_string(),
                 route.prefix.to_string(),
-                state(route.state).to_owned(),
+                state(route.state, route.approved_by).to_owned(),
                 if route.online { "yes" } else { "no" }.to_owned(),
             ]
         })

@@ -1,5 +1,7 @@
 //! What admins ask, over the unix socket. Who may open the socket is an admin.
 
+mod policy;
+
 use super::answer;
 use crate::{
     Coordinator, admin,
@@ -44,7 +46,7 @@ pub(super) fn router(coordinator: Arc<Coordinator>) -> Router {
         .route("/nodes/{node}/routes/approve", post(approve_routes))
         .route("/nodes/{node}/routes/reject", post(reject_routes))
         .route("/routes", get(list_routes))
-        .route("/policy", get(get_policy).put(set_policy));
+        .merge(policy::router());
     Router::new()
         .nest(PATH_PREFIX, api)
         .fallback(answer::no_such_path)
@@ -209,20 +211,6 @@ async fn reject_routes(
 ) -> Answer<Vec<api::Route>> {
     let (prefixes, decision) = (&request.prefixes, Decision::Rejected);
     admin::decide_routes(&coordinator, &actor, &node, prefixes, decision)
-        .await
-        .map(Json)
-}
-
-async fn get_policy(State(coordinator): Shared) -> Answer<api::Policy> {
-    admin::get_policy(&coordinator).await.map(Json)
-}
-
-async fn set_policy(
-    State(coordinator): Shared,
-    Admin(actor): Admin,
-    Body(request): Body<api::SetPolicy>,
-) -> Answer<api::SetPolicyDone> {
-    admin::set_policy(&coordinator, &actor, request)
         .await
         .map(Json)
 }

@@ -1,6 +1,9 @@
 //! Answers that say no.
 
-use crate::{api::AdminProblem, refusal::Refusal};
+use crate::{
+    api::{AdminProblem, Finding},
+    refusal::Refusal,
+};
 use axum::{
     Json,
     http::{HeaderValue, StatusCode, header::CONTENT_TYPE},
@@ -21,15 +24,21 @@ impl IntoResponse for Refusal {
         } else {
             tracing::info!(code = ?problem.code, detail = problem.detail, "refused a request");
         }
-        let diagnostics = match self {
-            Self::BadPolicy { diagnostics } => Some(diagnostics),
-            Self::Denied { .. } | Self::Store(_) | Self::Random(_) => None,
+        let (findings, diagnostics) = match self {
+            Self::BadPolicy {
+                findings, drawn, ..
+            } => (
+                findings.into_iter().map(Finding::from).collect(),
+                Some(drawn),
+            ),
+            Self::Denied { .. } | Self::Store(_) | Self::Random(_) => (Vec::new(), None),
         };
         let status =
             StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let body = AdminProblem {
             problem,
             diagnostics,
+            findings,
         };
         (status, [(CONTENT_TYPE, PROBLEM)], Json(body)).into_response()
     }

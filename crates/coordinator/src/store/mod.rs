@@ -17,7 +17,9 @@ mod users;
 pub use audit::{Actor, AuditEntry};
 pub use open::OpenError;
 pub use routes::Decision;
-pub use rows::{AuthKeyRow, NewAuthKey, NewNode, NodeRow, PolicyRow, RouteRow, StoredMap, UserRow};
+pub use rows::{
+    AuthKeyRow, NewAuthKey, NewNode, NodeRow, PolicyRow, RevisionRow, RouteRow, StoredMap, UserRow,
+};
 
 use sqlx::{Sqlite, SqlitePool, Transaction};
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};

@@ -176,6 +176,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_database_of_the_first_version_is_copied_and_upgraded() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.db");
+        let store = Store::open(&path).await.unwrap();
+        for statement in [
+            "ALTER TABLE policies DROP COLUMN note",
+            "DELETE FROM _sqlx_migrations WHERE version > 1",
+            "INSERT INTO policies (text, saved_at, saved_by) VALUES ('{}', 7, 'somebody')",
+        ] {
+            sqlx::query(statement).execute(&store.pool).await.unwrap();
+        }
+        store.close().await;
+        let store = Store::open(&path).await.unwrap();
+        let policies = store.read().await.unwrap().newest_policies(2).await;
+        let policies = policies.unwrap();
+        assert_eq!((policies[0].saved_at, policies[0].note.as_str()), (7, ""));
+        assert!(directory.path().join("a.db.before-2-from-1").exists());
+    }
+
+    #[tokio::test]
     async fn what_is_not_committed_is_undone() {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(&directory.path().join("a.db")).await.unwrap();

@@ -179,6 +179,23 @@ pub struct PolicyRow {
     pub saved_at: i64,
     /// By whom.
     pub saved_by: String,
+    /// Why, in the words of who saved it.
+    pub note: String,
+}
+
+/// A policy that was saved, without its text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevisionRow {
+    /// Its number, from 1.
+    pub revision: u64,
+    /// The length of its text, in bytes.
+    pub bytes: u64,
+    /// When it was saved.
+    pub saved_at: i64,
+    /// By whom.
+    pub saved_by: String,
+    /// Why, in the words of who saved it.
+    pub note: String,
 }
 
 /// Which map a node was last given.

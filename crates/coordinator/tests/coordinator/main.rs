@@ -10,6 +10,8 @@ mod enrolment;
 #[cfg(test)]
 mod map_stream;
 #[cfg(test)]
+mod policy;
+#[cfg(test)]
 mod requests;
 #[cfg(test)]
 mod restart;

@@ -126,6 +126,8 @@ async fn every_change_is_in_the_audit_log() {
         .json(&["routes", "approve", "relay", "8.8.8.8"])
         .await;
     server.set_policy(ALLOW_ALL).await;
+    server.set_policy(r#"{"acls": []}"#).await;
+    server.json(&["policy", "rollback", "1"]).await;
     let directory = server.stop().await;
     let database = directory.path().join("state/coordinator.db");
     let mut connection = SqliteConnection::connect(&format!("sqlite://{}", database.display()))
@@ -143,6 +145,8 @@ async fn every_change_is_in_the_audit_log() {
         "nodes.enrol",
         "routes.approve",
         "policy.set",
+        "policy.set",
+        "policy.rollback",
     ];
     assert_eq!(actions, expected);
     assert!(rows[0].1.starts_with("local admin uid "), "{}", rows[0].1);
