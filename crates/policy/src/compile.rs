@@ -166,6 +166,8 @@ pub fn compile(policy: &Policy, directory: &Directory) -> CompiledPolicy {
             ..CompiledPolicy::default()
         },
         compiler,
+        senders: BTreeMap::new(),
+        members: BTreeMap::new(),
         denied: Vec::new(),
         ids: PartIds::beside(policy.rules.iter().map(|rule| rule.id).collect()),
     };
@@ -188,6 +190,13 @@ fn without_ipv4(compiler: &mut Compiler<'_>) -> BTreeSet<NodeId> {
     nodes
 }
 
+/// Addresses, and the nodes that have or serve one of them.
+#[derive(Clone, Debug)]
+struct Ends {
+    addresses: AddressSet,
+    nodes: Arc<[NodeId]>,
+}
+
 struct Builder<'a> {
     compiler: Compiler<'a>,
     compiled: CompiledPolicy,
@@ -195,16 +204,22 @@ struct Builder<'a> {
     exits: Arc<[NodeId]>,
     /// All nodes, sorted.
     all: Arc<[NodeId]>,
+    /// What sources and identities stand for, once each: rules have many of them in common.
+    senders: BTreeMap<Vec<Source>, Ends>,
+    members: BTreeMap<Identity, Arc<[NodeId]>>,
     denied: Vec<Deny>,
     ids: PartIds,
 }
 
 impl Builder<'_> {
     fn rule(&mut self, rule: &Rule) {
-        let mut sources = self.compiler.sources(&rule.sources);
+        let mut ends = self.senders(&rule.sources);
         if !rule.postures.is_empty() {
-            sources = sources.intersection(&self.compiler.meeting(&rule.postures));
+            let meeting = self.compiler.meeting(&rule.postures);
+            ends.addresses = ends.addresses.intersection(&meeting);
+            ends.nodes = self.nodes(&ends.addresses);
         }
+        let sources = ends.addresses;
         if sources.is_empty() {
             return;
         }
@@ -229,13 +244,14 @@ impl Builder<'_> {
             is_capability: rule.effect == Effect::Capability,
             is_via: rule.via.is_some(),
             exceptions: Vec::new(),
-            source_nodes: [].into(),
+            source_nodes: ends.nodes,
             target_nodes: [].into(),
         };
         if compiled.is_capability || self.denied.is_empty() {
             self.part(rule, compiled);
         } else {
-            for part in split(compiled, &self.denied, &mut self.ids) {
+            for mut part in split(compiled, &self.denied, &mut self.ids) {
+                part.source_nodes = self.nodes(&part.sources);
                 self.part(rule, part);
             }
         }
@@ -243,12 +259,14 @@ impl Builder<'_> {
 
     /// Finds a rule's ends, and adds it to what they know.
     fn part(&mut self, written: &Rule, mut rule: CompiledRule) {
-        rule.source_nodes = self.nodes(&rule.sources);
-        rule.target_nodes = match &rule.reach {
-            Reach::Anything => Arc::clone(&self.all),
-            Reach::Internet => Arc::clone(&self.exits),
-            Reach::OwnDevices => self.own_devices(&mut rule.source_nodes),
-            Reach::Nodes(addresses) | Reach::Literal(addresses) => self.nodes(addresses),
+        rule.target_nodes = match (&rule.reach, &written.target) {
+            (Reach::Anything, _) => Arc::clone(&self.all),
+            (Reach::Internet, _) => Arc::clone(&self.exits),
+            (Reach::OwnDevices, _) => self.own_devices(&mut rule.source_nodes),
+            (Reach::Nodes(addresses), Target::Identity(identity)) => {
+                self.members(identity, addresses)
+            }
+            (Reach::Nodes(addresses) | Reach::Literal(addresses), _) => self.nodes(addresses),
         };
         if let Some(tags) = &written.via {
             let nodes = &self.compiler.directory.nodes;
@@ -296,6 +314,26 @@ impl Builder<'_> {
             }
         }
         compiled.rules.push(rule);
+    }
+
+    fn senders(&mut self, sources: &[Source]) -> Ends {
+        if let Some(known) = self.senders.get(sources) {
+            return known.clone();
+        }
+        let addresses = self.compiler.sources(sources);
+        let nodes = self.nodes(&addresses);
+        let ends = Ends { addresses, nodes };
+        self.senders.insert(sources.to_vec(), ends.clone());
+        ends
+    }
+
+    fn members(&mut self, identity: &Identity, addresses: &AddressSet) -> Arc<[NodeId]> {
+        if let Some(known) = self.members.get(identity) {
+            return Arc::clone(known);
+        }
+        let nodes = self.nodes(addresses);
+        self.members.insert(identity.clone(), Arc::clone(&nodes));
+        nodes
     }
 
     fn nodes(&self, addresses: &AddressSet) -> Arc<[NodeId]> {

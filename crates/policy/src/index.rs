@@ -6,6 +6,7 @@ use crate::{
     posture::Assertion,
     selector::{Identity, UserSelector},
 };
+use ipnet::IpNet;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -27,8 +28,11 @@ pub(crate) struct Index<'a> {
     untagged: Vec<&'a PolicyNode>,
     tagged: Vec<&'a PolicyNode>,
     by_address: BTreeMap<IpAddr, Vec<NodeId>>,
-    /// Approved subnet routes. Few beside the nodes, so they are tried one by one.
-    subnets: BTreeMap<AddressRange, Vec<NodeId>>,
+    /// Approved subnet routes and who serves them. Sorted by their first address.
+    subnets: BTreeMap<IpNet, Vec<NodeId>>,
+    /// The lengths that these prefixes have. A few, so that what contains an address is found by
+    /// asking for each.
+    lengths: BTreeSet<u8>,
 }
 
 impl<'a> Index<'a> {
@@ -64,7 +68,8 @@ impl<'a> Index<'a> {
                 index.by_address.entry(*address).or_default().push(*id);
             }
             for subnet in node.subnets() {
-                index.subnets.entry(subnet.into()).or_default().push(*id);
+                index.lengths.insert(subnet.prefix_len());
+                index.subnets.entry(subnet.trunc()).or_default().push(*id);
             }
         }
         index
@@ -117,11 +122,17 @@ impl<'a> Index<'a> {
             .iter()
             .flat_map(|range| self.by_address.range(range.first()..=range.last()))
             .map(|(_, nodes)| nodes);
-        let serving = self
-            .subnets
-            .iter()
-            .filter(|(subnet, _)| addresses.overlaps(&AddressSet::from_iter([**subnet])))
-            .map(|(_, nodes)| nodes);
+        let serving = addresses.ranges().iter().flat_map(|range| {
+            let end = IpNet::from(range.last());
+            let start = IpNet::new(range.first(), 0).unwrap_or(end);
+            // Those that start in the range, and those that contain its start.
+            let inside = self.subnets.range(start..=end);
+            let around = self.lengths.iter().filter_map(move |length| {
+                let prefix = IpNet::new(range.first(), *length).ok()?.trunc();
+                self.subnets.get_key_value(&prefix)
+            });
+            inside.chain(around).map(|(_, nodes)| nodes)
+        });
         let mut nodes: Vec<NodeId> = own.chain(serving).flatten().copied().collect();
         nodes.sort_unstable();
         nodes.dedup();
@@ -170,6 +181,40 @@ mod tests {
             let found: BTreeSet<_> = Index::of(&directory).users(&selector).collect();
             let matching = directory.users.iter().filter(|user| selector.matches(user));
             prop_assert_eq!(found, matching.map(|user| user.id).collect());
+        }
+
+        #[test]
+        fn nodes_are_found_as_each_would_be(
+            routes in proptest::collection::vec((0u8..16, 24u8..=32, any::<bool>()), 0..6),
+            asked in proptest::collection::vec((0u8..20, 0u8..8, any::<bool>()), 0..3),
+        ) {
+            let at = |byte: u8, is_overlay: bool| {
+                let second = if is_overlay { 64 } else { 0 };
+                IpAddr::from([10, second, 0, byte])
+            };
+            let nodes = routes.iter().zip(0u8..).map(|((byte, length, second), id)| {
+                let route = IpNet::new(at(*byte, false), *length).unwrap().trunc();
+                let node = PolicyNode {
+                    addresses: [at(id, true)].into(),
+                    approved_routes: second.then_some(route).into_iter().collect(),
+                    ..PolicyNode::default()
+                };
+                (NodeId(u64::from(id)), node)
+            });
+            let directory = Directory { nodes: nodes.collect(), ..Directory::default() };
+            let asked: AddressSet = asked
+                .into_iter()
+                .filter_map(|(first, more, is_overlay)| {
+                    AddressRange::new(at(first, is_overlay), at(first + more, is_overlay))
+                })
+                .collect();
+            let has = |node: &PolicyNode| {
+                node.addresses.iter().any(|address| asked.contains(*address))
+                    || node.subnets().any(|route| asked.overlaps(&[route].into_iter().collect()))
+            };
+            let naive = directory.nodes.iter().filter(|(_, node)| has(node));
+            let naive: Vec<NodeId> = naive.map(|(id, _)| *id).collect();
+            prop_assert_eq!(Index::of(&directory).nodes(&asked), naive);
         }
     }
 }
