@@ -305,6 +305,51 @@ fn a_peer_speaks_for_its_office_where_nobody_may_go_there() {
 }
 
 #[test]
+fn policy_approves_routes_and_steers_to_them() {
+    let policy = Policy::parse(
+        r#"{
+    "tagOwners": {"tag:relay": [], "tag:second": []},
+    "autoApprovers": {"routes": {"8.8.8.0/24": ["tag:relay"]}, "exitNode": ["alice@example.com"]},
+    "grants": [
+        {"src": ["alice@example.com"], "dst": ["8.8.8.8"], "ip": ["tcp:443"]},
+        {"src": ["bob@"], "dst": ["8.8.8.8"], "ip": ["tcp:443"], "via": ["tag:second"]},
+    ],
+}"#,
+    )
+    .unwrap();
+    let mut state = network();
+    let mut second = relay(node(NodeId(6), "second"), "203.0.113.8", &["8.8.8.8/32"]);
+    second.tags = ["tag:relay".parse().unwrap(), "tag:second".parse().unwrap()].into();
+    state.nodes.insert(second.id, second);
+    let states = |state: &NetworkState, node| -> Vec<_> {
+        let map = map_under(state, &policy, node);
+        map.node.routes.iter().map(|route| route.state).collect()
+    };
+    assert_eq!(
+        states(&state, RELAY),
+        [RouteState::AwaitingApproval, RouteState::Serving]
+    );
+    assert_eq!(states(&state, NodeId(6)), [RouteState::Standby]);
+    assert_eq!(states(&state, OFFICE), [RouteState::AwaitingApproval]);
+
+    // alice uses the older relay; bob is steered to the other one, and knows of no third.
+    let through = |state: &NetworkState, viewer| -> Vec<u64> {
+        let peers = map_under(state, &policy, viewer).peers;
+        let offering = peers.values().filter(|peer| !peer.routes.is_empty());
+        offering.map(|peer| peer.id.0).collect()
+    };
+    assert_eq!(through(&state, ALICE), [RELAY.0]);
+    assert_eq!(through(&state, BOB), [6]);
+    assert_eq!(map_under(&state, &policy, BOB).peers.len(), 1);
+
+    // What an admin rejected stays rejected.
+    decide(&mut state, RELAY, "8.8.8.8/32", RouteDecision::Rejected);
+    assert_eq!(states(&state, RELAY)[1], RouteState::Rejected);
+    assert_eq!(states(&state, NodeId(6)), [RouteState::Serving]);
+    assert_eq!(through(&state, ALICE), [6]);
+}
+
+#[test]
 fn every_exit_is_offered() {
     let mut state = approved();
     for id in [6, 7] {
