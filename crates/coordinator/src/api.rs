@@ -5,8 +5,9 @@
 mod policy;
 
 pub use policy::{
-    Finding, Policy, PolicyRevision, PolicyStatus, PolicyTested, RollBackPolicy, SetPolicy,
-    SetPolicyDone, TestPolicy,
+    AccessChange, ClosestRule, DiffPolicies, End, ExplainPolicy, Explained, ExplainedRule, Finding,
+    Policy, PolicyDiff, PolicyRef, PolicyRevision, PolicyStatus, PolicyTested, RollBackPolicy,
+    RouteChange, SetPolicy, SetPolicyDone, TestPolicy,
 };
 
 use ipnet::IpNet;

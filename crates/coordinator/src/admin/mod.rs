@@ -3,12 +3,16 @@
 //! The HTTP side (`server::admin_api`) and the command line (`cli`) only carry words to and from
 //! here.
 
+mod diff;
+mod explain;
 mod keys;
 mod nodes;
 mod policy;
 mod routes;
 mod users;
 
+pub(crate) use diff::diff_policies;
+pub(crate) use explain::explain_policy;
 pub(crate) use keys::{create_key, list_keys, revoke_key};
 pub(crate) use nodes::{delete_node, list_nodes, rename_node, show_node, tag_node};
 pub(crate) use policy::{get_policy, policy_history, roll_back_policy, set_policy, test_policy};

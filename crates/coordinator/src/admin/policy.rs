@@ -219,7 +219,7 @@ async fn save(
 }
 
 /// Reads a policy; `detail` is said when it is not valid.
-fn parse(text: &str, source: &str, detail: &'static str) -> Result<Policy, Refusal> {
+pub(super) fn parse(text: &str, source: &str, detail: &'static str) -> Result<Policy, Refusal> {
     Policy::parse(text).map_err(|findings| Refusal::policy(detail, findings, text, source))
 }
 

@@ -1,8 +1,12 @@
 //! What is said about policies.
 
+use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use std::{collections::BTreeSet, net::IpAddr};
+use weir_overlay::{AddressSet, NodeName};
 use weir_policy::{Diagnostic, Severity};
+use weir_protocol::{IpProtocol, PortRange};
 
 /// Which policy is in force.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -143,4 +147,140 @@ impl From<Diagnostic> for Finding {
             column: diagnostic.column,
         }
     }
+}
+
+/// `POST /api/v1/policy/explain`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExplainPolicy {
+    /// Who sends: a node's name, an address, a user or a tag.
+    pub source: String,
+    /// Where to: the same.
+    pub destination: String,
+    /// To which port. Without effect for protocols that have none.
+    pub port: u16,
+    /// The protocol. ICMP stands for that of IPv6, too.
+    pub protocol: IpProtocol,
+}
+
+/// One end of a connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    /// The node that has the address; none for an address behind a relay.
+    pub node: Option<NodeName>,
+    /// The address.
+    pub address: IpAddr,
+}
+
+/// The answer to [`ExplainPolicy`], one for each pair of addresses that the two texts stand for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explained {
+    /// Who sends.
+    pub source: End,
+    /// Where to.
+    pub destination: End,
+    /// The protocol.
+    pub protocol: IpProtocol,
+    /// The port.
+    pub port: u16,
+    /// Whether the connection can be opened.
+    pub allowed: bool,
+    /// The rules that allow it.
+    pub rules: Vec<ExplainedRule>,
+    /// The nodes that have the destination, or serve it by an approved route.
+    pub served_by: Vec<NodeName>,
+    /// When nothing allows it: the rule that comes closest, if one has to do with it.
+    pub closest: Option<ClosestRule>,
+}
+
+/// A rule that allows a connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExplainedRule {
+    /// Where the policy says so: `acls[2], line 14`.
+    pub origin: String,
+    /// That line of the policy.
+    pub text: String,
+    /// The nodes that let the connection in by it.
+    pub at: Vec<NodeName>,
+}
+
+/// A rule that nearly allows a connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClosestRule {
+    /// Where the policy says so.
+    pub origin: String,
+    /// That line of the policy.
+    pub text: String,
+    /// All that stands between the rule and the connection, in words.
+    pub why: Vec<String>,
+}
+
+/// Which policy is meant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PolicyRef {
+    /// The one in force.
+    Current,
+    /// The one with this revision; 0 for none, which allows nothing.
+    Revision(u64),
+    /// This text.
+    Text {
+        /// The text.
+        text: String,
+        /// What it is called in diagnostics: its file name.
+        source: String,
+    },
+}
+
+/// `POST /api/v1/policy/diff`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiffPolicies {
+    /// The one.
+    pub old: PolicyRef,
+    /// The one that would take its place.
+    pub new: PolicyRef,
+}
+
+/// The answer to [`DiffPolicies`]: what changes in the network as it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyDiff {
+    /// What only the new policy allows.
+    pub gains: Vec<AccessChange>,
+    /// What only the old policy allows.
+    pub losses: Vec<AccessChange>,
+    /// Routes that the new policy puts in force.
+    pub routes_gained: Vec<RouteChange>,
+    /// Routes that the new policy takes out of force.
+    pub routes_lost: Vec<RouteChange>,
+}
+
+/// Traffic that one of two policies allows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccessChange {
+    /// The node that lets it in: it has the destination, or serves it.
+    pub at: NodeName,
+    /// Whether the destination is this node itself.
+    pub is_node: bool,
+    /// The nodes among the sources.
+    pub nodes: BTreeSet<NodeName>,
+    /// Where it comes from.
+    pub sources: AddressSet,
+    /// Where it goes.
+    pub destinations: AddressSet,
+    /// The protocols.
+    pub protocols: BTreeSet<IpProtocol>,
+    /// The ports; all for protocols that have none.
+    pub ports: Vec<PortRange>,
+    /// Where the policy that allows it says so.
+    pub origin: String,
+}
+
+/// A route that only one of two policies puts in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteChange {
+    /// The node that advertises it.
+    pub node: NodeName,
+    /// The destination.
+    pub prefix: IpNet,
 }

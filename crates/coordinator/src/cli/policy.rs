@@ -1,6 +1,8 @@
 //! `coordinator policy`.
 
 mod check;
+mod diff;
+mod explain;
 mod history;
 
 use super::{Session, client::Refused, output, policy_compile};
@@ -12,6 +14,7 @@ use std::{
     io::Read,
     path::{Path, PathBuf},
 };
+use weir_protocol::IpProtocol;
 
 #[derive(Debug, Subcommand)]
 #[command(
@@ -21,6 +24,8 @@ use std::{
     coordinator policy test policy.hujson\n  \
     coordinator policy set policy.hujson\n  \
     coordinator policy set --if-revision 3 --note 'let build ask DNS' - < policy.hujson\n  \
+    coordinator policy explain alice@example.com 8.8.8.8:443\n  \
+    coordinator policy diff current policy.hujson\n  \
     coordinator policy history\n  \
     coordinator policy rollback 2"
 )]
@@ -67,6 +72,39 @@ pub(super) enum Policy {
         #[arg(long, value_name = "TEXT", default_value = "")]
         note: String,
     },
+    /// Say which rule allows a connection, or why none does and which comes closest
+    #[command(
+        after_help = "SOURCE and DESTINATION are a node's name, an address, a user or a tag.\n\n\
+        Examples:\n  \
+        coordinator policy explain laptop 8.8.8.8:443\n  \
+        coordinator policy explain alice@example.com tag:relay:22\n  \
+        coordinator policy explain 100.64.0.3 [2001:db8::1]:53 --protocol udp\n  \
+        coordinator policy explain laptop relay --protocol icmp"
+    )]
+    Explain {
+        /// Who opens the connection
+        source: String,
+        /// Where to, and to which port
+        #[arg(value_name = "DESTINATION:PORT")]
+        destination: String,
+        /// The protocol: a name or a number
+        #[arg(long, default_value = "tcp", value_parser = explain::protocol)]
+        protocol: IpProtocol,
+    },
+    /// Say who gains and who loses what when one policy takes the place of another
+    #[command(
+        after_help = "OLD and NEW are a file, a revision (0 for none), or the word current \
+        for the policy in force.\n\n\
+        Examples:\n  \
+        coordinator policy diff current policy.hujson\n  \
+        coordinator policy diff 3 current"
+    )]
+    Diff {
+        /// The policy to compare with
+        old: String,
+        /// The policy that would take its place
+        new: String,
+    },
     /// List all policies that were saved: when, by whom, why
     History,
     /// Save the policy of an older revision again, as the newest revision
@@ -93,6 +131,12 @@ impl Policy {
                 if_revision,
                 note,
             } => set(session, &file, if_revision, note).await,
+            Self::Explain {
+                source,
+                destination,
+                protocol,
+            } => explain::explain(session, source, &destination, protocol).await,
+            Self::Diff { old, new } => diff::diff(session, &old, &new).await,
             Self::History => history::list(session).await,
             Self::Rollback {
                 revision,

@@ -12,6 +12,8 @@ mod map_stream;
 #[cfg(test)]
 mod policy;
 #[cfg(test)]
+mod policy_questions;
+#[cfg(test)]
 mod requests;
 #[cfg(test)]
 mod restart;

@@ -16,6 +16,8 @@ pub(super) fn router() -> Router<Arc<Coordinator>> {
         .route("/policy/revisions/{revision}", get(revision))
         .route("/policy/rollback", post(roll_back))
         .route("/policy/test", post(test))
+        .route("/policy/explain", post(explain))
+        .route("/policy/diff", post(diff))
 }
 
 async fn newest(State(coordinator): Shared) -> Answer<api::Policy> {
@@ -57,4 +59,20 @@ async fn test(
     Body(request): Body<api::TestPolicy>,
 ) -> Answer<api::PolicyTested> {
     admin::test_policy(&coordinator, request).await.map(Json)
+}
+
+async fn explain(
+    State(coordinator): Shared,
+    Body(request): Body<api::ExplainPolicy>,
+) -> Answer<Vec<api::Explained>> {
+    admin::explain_policy(&coordinator, &request)
+        .await
+        .map(Json)
+}
+
+async fn diff(
+    State(coordinator): Shared,
+    Body(request): Body<api::DiffPolicies>,
+) -> Answer<api::PolicyDiff> {
+    admin::diff_policies(&coordinator, request).await.map(Json)
 }
