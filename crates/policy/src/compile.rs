@@ -15,6 +15,7 @@ use crate::{
     selector::{Identity, Source, Target},
 };
 use deny::{Deny, PartIds, split};
+use ipnet::IpNet;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -35,6 +36,11 @@ pub struct CompiledPolicy {
     pub(crate) starts: Vec<usize>,
     /// The rules that lead to every node, by place in the list.
     pub(crate) leads: Vec<usize>,
+    /// The rules that lead into each approved route, by place in the list.
+    pub(crate) into: BTreeMap<IpNet, Vec<usize>>,
+    /// The rules that start from each approved subnet route, by place in the list, but for those
+    /// that start from all of them.
+    pub(crate) from: BTreeMap<IpNet, Vec<usize>>,
     /// Nodes that are to have no IPv4 address.
     pub(crate) without_ipv4: BTreeSet<NodeId>,
 }
@@ -57,10 +63,19 @@ pub(crate) struct CompiledRule {
     pub(crate) is_via: bool,
     /// What it does not allow although it says so.
     pub(crate) exceptions: Vec<Exception>,
+    /// The approved subnet routes that it starts from.
+    pub(crate) source_routes: Routes,
     /// The nodes that have a source address, or serve one. Sorted.
     pub(crate) source_nodes: Arc<[NodeId]>,
     /// The nodes that have a destination address, or serve one. Sorted.
     pub(crate) target_nodes: Arc<[NodeId]>,
+}
+
+/// Some of the approved subnet routes.
+#[derive(Clone, Debug)]
+pub(crate) enum Routes {
+    All,
+    Some(Arc<[IpNet]>),
 }
 
 /// Resolves selectors, each identity once.
@@ -155,7 +170,16 @@ pub fn compile(policy: &Policy, directory: &Directory) -> CompiledPolicy {
         }
     }
     let exits = places.iter().filter(|(_, place)| !place.exits.is_empty());
+    let routes = directory
+        .nodes
+        .values()
+        .flat_map(|node| &node.approved_routes);
+    let (default_routes, subnets) = routes
+        .map(IpNet::trunc)
+        .partition(|route| route.prefix_len() == 0);
     let mut builder = Builder {
+        subnets,
+        default_routes,
         all: places.keys().copied().collect(),
         exits: exits.map(|(id, _)| *id).collect(),
         compiled: CompiledPolicy {
@@ -195,6 +219,7 @@ fn without_ipv4(compiler: &mut Compiler<'_>) -> BTreeSet<NodeId> {
 struct Ends {
     addresses: AddressSet,
     nodes: Arc<[NodeId]>,
+    routes: Routes,
 }
 
 struct Builder<'a> {
@@ -204,6 +229,10 @@ struct Builder<'a> {
     exits: Arc<[NodeId]>,
     /// All nodes, sorted.
     all: Arc<[NodeId]>,
+    /// All approved subnet routes.
+    subnets: BTreeSet<IpNet>,
+    /// All approved default routes.
+    default_routes: BTreeSet<IpNet>,
     /// What sources and identities stand for, once each: rules have many of them in common.
     senders: BTreeMap<Vec<Source>, Ends>,
     members: BTreeMap<Identity, Arc<[NodeId]>>,
@@ -216,8 +245,7 @@ impl Builder<'_> {
         let mut ends = self.senders(&rule.sources);
         if !rule.postures.is_empty() {
             let meeting = self.compiler.meeting(&rule.postures);
-            ends.addresses = ends.addresses.intersection(&meeting);
-            ends.nodes = self.nodes(&ends.addresses);
+            ends = self.ends(ends.addresses.intersection(&meeting));
         }
         let sources = ends.addresses;
         if sources.is_empty() {
@@ -245,13 +273,15 @@ impl Builder<'_> {
             is_via: rule.via.is_some(),
             exceptions: Vec::new(),
             source_nodes: ends.nodes,
+            source_routes: ends.routes,
             target_nodes: [].into(),
         };
         if compiled.is_capability || self.denied.is_empty() {
             self.part(rule, compiled);
         } else {
             for mut part in split(compiled, &self.denied, &mut self.ids) {
-                part.source_nodes = self.nodes(&part.sources);
+                let ends = self.ends(part.sources.clone());
+                (part.source_nodes, part.source_routes) = (ends.nodes, ends.routes);
                 self.part(rule, part);
             }
         }
@@ -313,6 +343,23 @@ impl Builder<'_> {
                 }
             }
         }
+        if let Routes::Some(routes) = &rule.source_routes {
+            for route in routes.iter() {
+                compiled.from.entry(*route).or_default().push(at);
+            }
+        }
+        let into = match &rule.reach {
+            Reach::Anything => &self.subnets,
+            Reach::Internet | Reach::OwnDevices => &BTreeSet::new(),
+            Reach::Nodes(addresses) | Reach::Literal(addresses) => {
+                &self.compiler.index.routes(addresses)
+            }
+        };
+        for route in into.iter().chain(&self.default_routes) {
+            if rule.leads_into(route) {
+                compiled.into.entry(*route).or_default().push(at);
+            }
+        }
         compiled.rules.push(rule);
     }
 
@@ -321,10 +368,21 @@ impl Builder<'_> {
             return known.clone();
         }
         let addresses = self.compiler.sources(sources);
-        let nodes = self.nodes(&addresses);
-        let ends = Ends { addresses, nodes };
+        let ends = self.ends(addresses);
         self.senders.insert(sources.to_vec(), ends.clone());
         ends
+    }
+
+    fn ends(&self, addresses: AddressSet) -> Ends {
+        let routes = self.compiler.index.routes(&addresses);
+        Ends {
+            nodes: self.nodes(&addresses),
+            routes: match routes == self.subnets && !routes.is_empty() {
+                true => Routes::All,
+                false => Routes::Some(routes.into_iter().collect()),
+            },
+            addresses,
+        }
     }
 
     fn members(&mut self, identity: &Identity, addresses: &AddressSet) -> Arc<[NodeId]> {

@@ -122,7 +122,21 @@ impl<'a> Index<'a> {
             .iter()
             .flat_map(|range| self.by_address.range(range.first()..=range.last()))
             .map(|(_, nodes)| nodes);
-        let serving = addresses.ranges().iter().flat_map(|range| {
+        let serving = self.serving(addresses).map(|(_, nodes)| nodes);
+        let mut nodes: Vec<NodeId> = own.chain(serving).flatten().copied().collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        nodes
+    }
+
+    /// The approved subnet routes that hold one of the addresses. Sorted.
+    pub(crate) fn routes(&self, addresses: &AddressSet) -> BTreeSet<IpNet> {
+        self.serving(addresses).map(|(route, _)| *route).collect()
+    }
+
+    /// The approved subnet routes that hold one of the addresses, with repetitions.
+    fn serving(&self, addresses: &AddressSet) -> impl Iterator<Item = (&IpNet, &Vec<NodeId>)> {
+        addresses.ranges().iter().flat_map(move |range| {
             let end = IpNet::from(range.last());
             let start = IpNet::new(range.first(), 0).unwrap_or(end);
             // Those that start in the range, and those that contain its start.
@@ -131,12 +145,8 @@ impl<'a> Index<'a> {
                 let prefix = IpNet::new(range.first(), *length).ok()?.trunc();
                 self.subnets.get_key_value(&prefix)
             });
-            inside.chain(around).map(|(_, nodes)| nodes)
-        });
-        let mut nodes: Vec<NodeId> = own.chain(serving).flatten().copied().collect();
-        nodes.sort_unstable();
-        nodes.dedup();
-        nodes
+            inside.chain(around)
+        })
     }
 
     /// The nodes that have one of the addresses themselves.

@@ -1,7 +1,7 @@
 //! Compiled policy to what one node is told: its packet filter, its peers, and the routes it may
 //! use.
 
-use crate::compile::{CompiledPolicy, CompiledRule, Place, Reach, internet, without};
+use crate::compile::{CompiledPolicy, CompiledRule, Place, Reach, Routes, internet, without};
 use ipnet::IpNet;
 use std::collections::BTreeSet;
 use weir_overlay::{AddressSet, GrantId, NodeId};
@@ -112,20 +112,20 @@ impl CompiledPolicy {
         peers
     }
 
-    /// Through whom a node may send into a route.
+    /// Through whom a node may send into an approved route.
     #[must_use]
     pub fn ways_into(&self, node: NodeId, route: &IpNet) -> Ways {
         let mut ways = Ways::default();
-        for rule in self.rules_from(node) {
-            if !rule.leads_into(route) {
+        let rules = self.into.get(route).into_iter().flatten();
+        for rule in rules.filter_map(|at| self.rules.get(*at)) {
+            if rule.source_nodes.binary_search(&node).is_err() {
                 continue;
             }
-            if rule.is_via {
-                ways.through.extend(rule.target_nodes.iter());
-            } else {
+            if !rule.is_via {
                 ways.anyone = true;
                 return ways;
             }
+            ways.through.extend(rule.target_nodes.iter());
         }
         ways
     }
@@ -137,17 +137,32 @@ impl CompiledPolicy {
         ways.anyone || !ways.through.is_empty()
     }
 
-    /// Whether some rule lets packets from a subnet route reach a node. Never for a default route,
+    /// Whether some rule lets packets from an approved subnet route reach a node. Never for a default route,
     /// whose traffic is translated.
     #[must_use]
     pub fn may_hear_from(&self, node: NodeId, route: &IpNet) -> bool {
-        let route: AddressSet = match route.prefix_len() {
-            0 => return false,
-            _ => [*route].into_iter().collect(),
+        let leads = |at: &usize| {
+            let rule = self.rules.get(*at)?;
+            let leads = rule.target_nodes.binary_search(&node).is_ok();
+            (leads && !matches!(rule.reach, Reach::OwnDevices)).then_some(())
         };
-        self.rules_to(node)
-            .filter(|rule| !matches!(rule.reach, Reach::OwnDevices))
-            .any(|rule| rule.sources.overlaps(&route))
+        if self
+            .from
+            .get(route)
+            .into_iter()
+            .flatten()
+            .any(|at| leads(at).is_some())
+        {
+            return true;
+        }
+        let Some(place) = self.places.get(&node).filter(|_| route.prefix_len() > 0) else {
+            return false;
+        };
+        let rules = place.leads.iter().chain(&self.leads);
+        let mut rules = rules.filter_map(|at| self.rules.get(*at));
+        rules.any(|rule| {
+            matches!(rule.source_routes, Routes::All) && !matches!(rule.reach, Reach::OwnDevices)
+        })
     }
 
     /// Whether a node is to have no IPv4 address (`disable-ipv4`).
@@ -213,7 +228,7 @@ impl CompiledRule {
     }
 
     /// Whether it leads into a route.
-    fn leads_into(&self, route: &IpNet) -> bool {
+    pub(crate) fn leads_into(&self, route: &IpNet) -> bool {
         if !self.reach.leads_into(route) {
             return false;
         }
