@@ -121,14 +121,15 @@ impl LinuxKernel {
             }
             WireguardBackend::Userspace => {
                 userspace::start(&self.options.userspace_device, interface).await?;
-                // The kernel would give a TUN link an address of its own choice.
+                // The kernel would give a TUN link an address of its own choice. Where settings
+                // cannot be written, as in many containers, that link-local address does no harm.
                 let no_own_address = sysctl::write(
                     &weir_kernel_plan::SysctlKey(format!(
                         "net/ipv6/conf/{interface}/addr_gen_mode"
                     )),
                     "1",
                 );
-                crate::error::accept(no_own_address, &[libc::ENOENT])?;
+                crate::error::accept(no_own_address, &[libc::ENOENT, libc::EROFS, libc::EACCES])?;
                 links::set_mtu(&self.netlink, interface, mtu).await
             }
         }
