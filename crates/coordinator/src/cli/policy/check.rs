@@ -23,8 +23,9 @@ pub(super) fn check(session: &Session, file: &Path) -> anyhow::Result<()> {
     output::line(&match policy.tests() {
         0 => format!("{name}: valid"),
         tests => format!(
-            "{name}: valid; {} not run: coordinator policy test {name}",
-            plural(tests, "test was", "tests were")
+            "{name}: valid; {} not run: coordinator policy test {}",
+            plural(tests, "test was", "tests were"),
+            file.display()
         ),
     })
 }
