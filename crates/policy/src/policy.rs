@@ -271,7 +271,10 @@ impl Policy {
         routes.any(|(prefix, who)| prefix.contains(route) && who.iter().any(selects))
     }
 
-    pub(crate) fn is_member(&self, group: &str, user: &User) -> bool {
+    /// Whether a user is among the members of a group; nobody is of one that the policy does not
+    /// have.
+    #[must_use]
+    pub fn is_member(&self, group: &str, user: &User) -> bool {
         self.groups
             .get(group)
             .is_some_and(|members| members.iter().any(|member| member.matches(user)))

@@ -5,7 +5,7 @@ use crate::{Coordinator, api, refusal::Refusal, snapshot};
 use std::{collections::BTreeMap, net::IpAddr};
 use weir_netmap::{Network, NetworkState, Node};
 use weir_overlay::{NodeId, NodeName, Tag};
-use weir_policy::{CompiledPolicy, Packet};
+use weir_policy::{CompiledPolicy, Packet, Policy};
 use weir_protocol::{ErrorCode, IpProtocol};
 
 /// The most connections that one question may be about: each asks every rule.
@@ -37,8 +37,8 @@ pub(crate) async fn explain_policy(
     };
     drop(tx);
     let network = Network::new(&state, &in_force.policy);
-    let sources = parties(&state, &request.source)?;
-    let destinations = parties(&state, &request.destination)?;
+    let sources = parties(&state, &in_force.policy, &request.source)?;
+    let destinations = parties(&state, &in_force.policy, &request.destination)?;
     let number = sources.len().saturating_mul(destinations.len());
     if number > MAX_PAIRS {
         return Err(Refusal::new(
@@ -70,8 +70,13 @@ pub(crate) async fn explain_policy(
         .collect())
 }
 
-/// Whom a text stands for: a node by its name, an address, all nodes with a tag, all of a user.
-fn parties<'a>(state: &'a NetworkState, text: &str) -> Result<Vec<Party<'a>>, Refusal> {
+/// Whom a text stands for: a node by its name, an address, all nodes with a tag, all of a user or
+/// of a group's members.
+fn parties<'a>(
+    state: &'a NetworkState,
+    policy: &Policy,
+    text: &str,
+) -> Result<Vec<Party<'a>>, Refusal> {
     if let Ok(address) = text.parse::<IpAddr>() {
         let mut nodes = state.nodes.values();
         let owner = nodes.find(|node| node.addresses.contains(&address));
@@ -92,6 +97,18 @@ fn parties<'a>(state: &'a NetworkState, text: &str) -> Result<Vec<Party<'a>>, Re
             false => Ok(tagged),
         };
     }
+    if text.starts_with("group:") {
+        let owner = |node: &Node| state.users.get(&node.user?);
+        let owned = nodes(&|node| {
+            node.tags.is_empty() && owner(node).is_some_and(|user| policy.is_member(text, user))
+        });
+        return match owned.is_empty() {
+            true => not_found(format!(
+                "no machine in the network is of a member of {text}"
+            )),
+            false => Ok(owned),
+        };
+    }
     let named = nodes(&|node| node.name.as_str() == text);
     if !named.is_empty() {
         return Ok(named);
@@ -103,7 +120,7 @@ fn parties<'a>(state: &'a NetworkState, text: &str) -> Result<Vec<Party<'a>>, Re
         .find(|user| user.name.eq_ignore_ascii_case(name));
     let Some(user) = user else {
         return not_found(format!(
-            "{text} is no node, user, tag or address here: see coordinator nodes list and \
+            "{text} is no node, user, group, tag or address here: see coordinator nodes list and \
              coordinator users list"
         ));
     };

@@ -153,7 +153,7 @@ impl From<Diagnostic> for Finding {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExplainPolicy {
-    /// Who sends: a node's name, an address, a user or a tag.
+    /// Who sends: a node's name, an address, a user, a group or a tag.
     pub source: String,
     /// Where to: the same.
     pub destination: String,

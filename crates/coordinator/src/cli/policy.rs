@@ -74,7 +74,8 @@ pub(super) enum Policy {
     },
     /// Say which rule allows a connection, or why none does and which comes closest
     #[command(
-        after_help = "SOURCE and DESTINATION are a node's name, an address, a user or a tag.\n\n\
+        after_help = "SOURCE and DESTINATION are a node's name, an address, a user, a group or \
+        a tag.\n\n\
         Examples:\n  \
         coordinator policy explain laptop 8.8.8.8:443\n  \
         coordinator policy explain alice@example.com tag:relay:22\n  \

@@ -4,7 +4,7 @@ use crate::{agent::Agent, server::TestServer};
 use serde_json::json;
 
 const BANK: &str = r#"{
-    "tagOwners": {"tag:relay": [], "tag:build": []},
+    "groups": {"group:finance": ["alice@"]}, "tagOwners": {"tag:relay": [], "tag:build": []},
     "acls": [
         {"action": "accept", "src": ["alice@"], "dst": ["8.8.8.8:443"]},
         {"action": "accept", "src": ["tag:build"], "proto": "udp", "dst": ["8.8.8.8:53"]},
@@ -62,6 +62,10 @@ async fn the_rule_that_allows_is_named_and_quoted() {
         assert_eq!(answer["allowed"], true);
         assert_eq!(answer["rules"][0]["at"], json!(["relay"]));
     }
+    let of_group = server
+        .json(&["policy", "explain", "group:finance", "relay:443"])
+        .await;
+    assert_eq!(of_group.as_array().unwrap().len(), 2);
     let text = said(
         &server,
         &["explain", "tag:build", "8.8.8.8:53", "--protocol", "UDP"],
@@ -95,7 +99,7 @@ async fn what_nothing_allows_is_answered_with_the_closest_rule() {
     for (arguments, part) in [
         (
             ["nobody", "8.8.8.8:443"],
-            "is no node, user, tag or address here",
+            "is no node, user, group, tag or address here",
         ),
         (["tag:none", "8.8.8.8:443"], "no node carries tag:none"),
         (["laptop", "8.8.8.8"], "names no port"),
