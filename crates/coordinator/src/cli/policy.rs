@@ -79,7 +79,7 @@ pub(super) enum Policy {
         Examples:\n  \
         coordinator policy explain laptop 8.8.8.8:443\n  \
         coordinator policy explain alice@example.com tag:relay:22\n  \
-        coordinator policy explain 100.64.0.3 [2001:db8::1]:53 --protocol udp\n  \
+        coordinator policy explain fd77:6569:7200::3 [2001:db8::1]:53 --protocol udp\n  \
         coordinator policy explain laptop relay --protocol icmp"
     )]
     Explain {
