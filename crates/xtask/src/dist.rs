@@ -81,7 +81,7 @@ fn make(profile: Profile, output: &Path, install: bool) -> Result<()> {
                 build.args(["--package", package]);
             }
             must_succeed(&mut build)?;
-            ("release", &[])
+            ("release", &["--strip"])
         }
         // cargo-deb warns of packages that are not for release: these are not.
         Profile::Dev => (
