@@ -202,9 +202,8 @@ fn unknown(command: &str, programs: &Path) -> Result<Option<String>> {
     let mut rest = words.iter().map(String::as_str);
     let program = match rest.next() {
         Some(name @ ("agent" | "coordinator")) => programs.join(name),
-        Some("cargo") if rest.next() == Some("xtask") => {
-            env::current_exe().context("cannot tell our own program")?
-        }
+        // Not the running program's file: a build of all targets may have replaced that.
+        Some("cargo") if rest.next() == Some("xtask") => programs.join("xtask"),
         Some(_) | None => return Ok(None),
     };
     let output = Command::new(&program)
