@@ -20,6 +20,7 @@ use std::{
 };
 use weir_netmap::{CompileError, NetworkFile, compile_file};
 use weir_overlay::{AddressRange, AddressSet};
+use weir_policy::Policy;
 
 /// Addresses in it were rewritten after the capture.
 const NO_NODES: [&str; 1] = ["policytest-allpass-grants-only-tag-src-ipv6-literal-dst"];
@@ -133,6 +134,30 @@ fn network(case: &Value) -> NetworkFile {
     serde_json::from_value(network).unwrap()
 }
 
+/// What is wrong with the canonical text of an accepted policy: it must be the same policy.
+fn judge_text(case: &Value) -> Vec<String> {
+    let written = case["policy"].as_str().unwrap();
+    let Ok(policy) = Policy::parse(written) else {
+        return Vec::new();
+    };
+    let text = policy.to_hujson();
+    match Policy::parse(&text) {
+        Ok(again) if again.to_hujson() == text => {}
+        Ok(again) => return vec![format!("{text} becomes {}", again.to_hujson())],
+        Err(found) => return vec![format!("{found:?} in {text}")],
+    }
+    let answer = |policy: &str| match compile_file(policy.as_bytes(), &network(case)) {
+        Ok(compiled) => serde_json::to_value(&compiled.nodes).unwrap(),
+        Err(error) => json!(format!("{error:?}")),
+    };
+    let is_accepted = compile_file(written.as_bytes(), &network(case)).is_ok();
+    let differs = is_accepted && answer(written) != answer(&text);
+    differs
+        .then(|| format!("{text} says something else than {written}"))
+        .into_iter()
+        .collect()
+}
+
 /// What is wrong with the answer to a case.
 fn judge(case: &Value) -> Vec<String> {
     let id = case["id"].as_str().unwrap();
@@ -202,7 +227,8 @@ fn captured_answers_are_ours() {
     let mut failed = 0;
     for path in &cases {
         let case = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
-        let wrong = judge(&case);
+        let mut wrong = judge(&case);
+        wrong.extend(judge_text(&case));
         if let Some(first) = wrong.first() {
             failed += 1;
             println!("{}: {first} ({} in all)", case["id"], wrong.len());

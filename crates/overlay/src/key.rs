@@ -3,7 +3,7 @@
 //! Private keys are wiped when dropped and print as `[redacted]`.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use ed25519_dalek::{Signer, Verifier};
+use ed25519_dalek::Signer;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::{fmt, str::FromStr};
 use zeroize::{Zeroize, ZeroizeOnDrop};
@@ -111,7 +111,8 @@ public_bytes!(
 );
 
 impl MachinePublicKey {
-    /// Checks that this machine signed `message`.
+    /// Checks that this machine signed `message`. Keys of a small order fit signatures that nobody
+    /// made, so they sign nothing.
     ///
     /// # Errors
     /// [`KeyError::NotOnCurve`] and [`KeyError::BadSignature`].
@@ -120,7 +121,7 @@ impl MachinePublicKey {
             ed25519_dalek::VerifyingKey::from_bytes(&self.0).map_err(|_| KeyError::NotOnCurve {
                 kind: "machine public key",
             })?;
-        key.verify(message, &ed25519_dalek::Signature::from_bytes(&signature.0))
+        key.verify_strict(message, &ed25519_dalek::Signature::from_bytes(&signature.0))
             .map_err(|_| KeyError::BadSignature)
     }
 }
@@ -246,5 +247,13 @@ mod tests {
         );
         let other = MachinePrivateKey::from_bytes([2; 32]).public();
         assert!(other.verify(b"text", &signature).is_err());
+    }
+
+    #[test]
+    fn a_key_of_small_order_signs_nothing() {
+        let (key, signature) = (MachinePublicKey([0; 32]), Signature([0; 64]));
+        for text in [b"a", b"b", b"c", b"d", b"e", b"f", b"g", b"h"] {
+            assert_eq!(key.verify(text, &signature), Err(KeyError::BadSignature));
+        }
     }
 }

@@ -15,7 +15,8 @@
 //!    [`CompiledPolicy::ways_into`] through whom it may use a route. `rows` shows the same filter as
 //!    the policy wrote it.
 //! 6. Beside this way: `verify` answers the author's own tests, `explain` says which rule allows a
-//!    packet or comes closest, `diff` who gains and loses what between two policies.
+//!    packet or comes closest, `diff` who gains and loses what between two policies; `rendering`
+//!    writes a policy as its canonical text ([`Policy::to_hujson`]).
 //!
 //! `weir-netmap` goes on from there: policy saved → compiled → **network map per node → delta**.
 //!
@@ -57,6 +58,7 @@ mod policy;
 mod ports;
 mod posture;
 mod reduce;
+mod rendering;
 mod resolve;
 mod rows;
 mod selector;

@@ -70,6 +70,8 @@ pub(crate) struct Rule {
     pub(crate) via: Option<BTreeSet<Tag>>,
     /// One of these must be met by the device that sends. Empty asks for nothing.
     pub(crate) postures: Vec<String>,
+    /// The names of the capabilities; empty where the effect is another.
+    pub(crate) capabilities: Vec<String>,
 }
 
 /// `autoApprovers`.

@@ -99,6 +99,12 @@ pub(crate) fn parse_protocol(text: &str) -> Option<IpProtocol> {
     }
 }
 
+/// Writes a protocol as [`parse_protocol`] reads it.
+pub(crate) fn protocol_text(protocol: IpProtocol) -> String {
+    let named = PROTOCOLS.iter().find(|(_, number)| *number == protocol.0);
+    named.map_or_else(|| protocol.0.to_string(), |(name, _)| (*name).to_owned())
+}
+
 /// The names that [`parse_protocol`] knows.
 pub(crate) fn protocol_names() -> impl Iterator<Item = &'static str> {
     PROTOCOLS.iter().map(|(name, _)| *name)

@@ -108,6 +108,7 @@ impl Resolver<'_, '_, '_> {
             sources: vec![Source::Any],
             via: None,
             postures: Vec::new(),
+            capabilities: Vec::new(),
         };
         let (ports, protocols) = (vec![PortRange::ALL], IpProtocol::defaults().into());
         self.rule(&entry, Effect::Accept, Target::Any, ports, protocols);

@@ -1,5 +1,5 @@
 //! What holds for all policies: `explain` agrees with the filters, `diff` is the difference of
-//! what two policies allow.
+//! what two policies allow, the canonical text of a policy is the same policy.
 
 #![expect(
     clippy::unwrap_used,
@@ -76,10 +76,14 @@ fn read(grants: &[&str], acls: &[&str]) -> Policy {
     .unwrap()
 }
 
-fn compiled() -> impl Strategy<Value = CompiledPolicy> {
+fn policy() -> impl Strategy<Value = Policy> {
     let acls = subsequence(ACLS.to_vec(), 0..=ACLS.len()).prop_shuffle();
-    let grants = subsequence(GRANTS.to_vec(), 0..=GRANTS.len());
-    (grants, acls).prop_map(|(grants, acls)| compile(&read(&grants, &acls), &directory()))
+    let grants = subsequence(GRANTS.to_vec(), 0..=GRANTS.len()).prop_shuffle();
+    (grants, acls).prop_map(|(grants, acls)| read(&grants, &acls))
+}
+
+fn compiled() -> impl Strategy<Value = CompiledPolicy> {
+    policy().prop_map(|policy| compile(&policy, &directory()))
 }
 
 fn packet() -> impl Strategy<Value = Packet> {
@@ -171,6 +175,27 @@ proptest! {
                 prop_assert_eq!(has(&diff.losses, node, &packet), usize::from(before && !after));
             }
         }
+    }
+
+    #[test]
+    fn the_canonical_text_of_a_policy_is_the_same_policy(policy in policy()) {
+        let text = policy.to_hujson();
+        let again = Policy::parse(&text).unwrap();
+        prop_assert_eq!(again.to_hujson(), text);
+        let (one, two) = (compile(&policy, &directory()), compile(&again, &directory()));
+        prop_assert!(one.grants().map(|(id, _)| id).eq(two.grants().map(|(id, _)| id)));
+        for node in (1..=7).map(NodeId) {
+            // Ids and all; where it is written is not part of it.
+            let filter = |compiled: &CompiledPolicy| {
+                let mut filter = compiled.filter(node);
+                filter.iter_mut().for_each(|grant| grant.origin.clear());
+                filter
+            };
+            prop_assert_eq!(filter(&one), filter(&two));
+            prop_assert_eq!(one.rows(node), two.rows(node));
+            prop_assert_eq!(one.peers(node), two.peers(node));
+        }
+        prop_assert_eq!(diff(&one, &two), weir_policy::PolicyDiff::default());
     }
 
     #[test]

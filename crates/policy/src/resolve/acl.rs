@@ -49,6 +49,7 @@ impl Resolver<'_, '_, '_> {
                 Effect::Deny => Vec::new(),
                 Effect::Accept | Effect::Capability => postures,
             },
+            capabilities: Vec::new(),
         };
         for (target, ports) in targets {
             if !self.rule(&entry, effect, target, ports, protocols.clone()) {

@@ -59,6 +59,7 @@ impl Resolver<'_, '_, '_> {
             sources,
             via,
             postures,
+            capabilities: grant.app.iter().map(|name| name.value.clone()).collect(),
         };
         for (protocols, ports) in allowed {
             for target in &targets {

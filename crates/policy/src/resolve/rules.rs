@@ -27,6 +27,8 @@ pub(super) struct Entry {
     pub(super) via: Option<BTreeSet<Tag>>,
     /// Names in `postures`; one of them must be met. Empty asks for nothing.
     pub(super) postures: Vec<String>,
+    /// The names of capabilities, for the rules that say something to applications.
+    pub(super) capabilities: Vec<String>,
 }
 
 impl Resolver<'_, '_, '_> {
@@ -57,6 +59,10 @@ impl Resolver<'_, '_, '_> {
             effect,
             via: entry.via.clone(),
             postures: entry.postures.clone(),
+            capabilities: match effect {
+                Effect::Capability => entry.capabilities.clone(),
+                Effect::Accept | Effect::Deny => Vec::new(),
+            },
         });
         true
     }
