@@ -260,10 +260,20 @@ impl AddressSet {
     /// The addresses in both sets.
     #[must_use]
     pub fn intersection(&self, other: &Self) -> Self {
-        self.0
-            .iter()
-            .flat_map(|a| other.0.iter().filter_map(|b| a.intersection(b)))
-            .collect()
+        let (few, many) = if self.0.len() <= other.0.len() {
+            (self, other)
+        } else {
+            (other, self)
+        };
+        // Both are sorted and without neighbours, and so is what they share.
+        let shared = few.0.iter().flat_map(|range| {
+            let start = many.0.partition_point(|other| other.last < range.first);
+            let from_there = many.0.iter().skip(start);
+            from_there
+                .take_while(|other| other.first <= range.last)
+                .filter_map(|other| range.intersection(other))
+        });
+        Self(shared.collect())
     }
 
     /// The addresses in this set and not in the other.

@@ -36,6 +36,8 @@ pub struct CompiledPolicy {
     pub(crate) starts: Vec<usize>,
     /// The rules that lead to every node, by place in the list.
     pub(crate) leads: Vec<usize>,
+    /// All approved routes.
+    pub(crate) routes: BTreeSet<IpNet>,
     /// The rules that lead into each approved route, by place in the list.
     pub(crate) into: BTreeMap<IpNet, Vec<usize>>,
     /// The rules that start from each approved subnet route, by place in the list, but for those
@@ -46,7 +48,7 @@ pub struct CompiledPolicy {
 }
 
 /// A rule whose selectors are resolved, not yet cut down to a node.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CompiledRule {
     pub(crate) id: GrantId,
     pub(crate) origin: Arc<str>,
@@ -72,7 +74,7 @@ pub(crate) struct CompiledRule {
 }
 
 /// Some of the approved subnet routes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Routes {
     All,
     Some(Arc<[IpNet]>),
@@ -170,15 +172,15 @@ pub fn compile(policy: &Policy, directory: &Directory) -> CompiledPolicy {
         }
     }
     let exits = places.iter().filter(|(_, place)| !place.exits.is_empty());
-    let routes = directory
-        .nodes
-        .values()
-        .flat_map(|node| &node.approved_routes);
-    let (default_routes, subnets) = routes
+    let routes = directory.nodes.values();
+    let routes: BTreeSet<IpNet> = routes
+        .flat_map(|node| &node.approved_routes)
         .map(IpNet::trunc)
-        .partition(|route| route.prefix_len() == 0);
+        .collect();
+    let (default_routes, subnets): (BTreeSet<IpNet>, BTreeSet<IpNet>) =
+        routes.iter().partition(|route| route.prefix_len() == 0);
     let mut builder = Builder {
-        subnets,
+        subnets: subnets.into(),
         default_routes,
         all: places.keys().copied().collect(),
         exits: exits.map(|(id, _)| *id).collect(),
@@ -187,6 +189,7 @@ pub fn compile(policy: &Policy, directory: &Directory) -> CompiledPolicy {
             without_ipv4: without_ipv4(&mut compiler),
             places,
             devices,
+            routes,
             ..CompiledPolicy::default()
         },
         compiler,
@@ -222,6 +225,8 @@ struct Ends {
     routes: Routes,
 }
 
+type Members = (Arc<[NodeId]>, Arc<BTreeSet<IpNet>>);
+
 struct Builder<'a> {
     compiler: Compiler<'a>,
     compiled: CompiledPolicy,
@@ -230,12 +235,12 @@ struct Builder<'a> {
     /// All nodes, sorted.
     all: Arc<[NodeId]>,
     /// All approved subnet routes.
-    subnets: BTreeSet<IpNet>,
+    subnets: Arc<BTreeSet<IpNet>>,
     /// All approved default routes.
     default_routes: BTreeSet<IpNet>,
     /// What sources and identities stand for, once each: rules have many of them in common.
     senders: BTreeMap<Vec<Source>, Ends>,
-    members: BTreeMap<Identity, Arc<[NodeId]>>,
+    members: BTreeMap<Identity, Members>,
     denied: Vec<Deny>,
     ids: PartIds,
 }
@@ -294,7 +299,7 @@ impl Builder<'_> {
             (Reach::Internet, _) => Arc::clone(&self.exits),
             (Reach::OwnDevices, _) => self.own_devices(&mut rule.source_nodes),
             (Reach::Nodes(addresses), Target::Identity(identity)) => {
-                self.members(identity, addresses)
+                self.members(identity, addresses).0
             }
             (Reach::Nodes(addresses) | Reach::Literal(addresses), _) => self.nodes(addresses),
         };
@@ -323,6 +328,16 @@ impl Builder<'_> {
             });
             rule.target_nodes = targets.into();
         }
+        let into: Arc<BTreeSet<IpNet>> = match (&rule.reach, &written.target) {
+            (Reach::Anything, _) => Arc::clone(&self.subnets),
+            (Reach::Internet | Reach::OwnDevices, _) => Arc::default(),
+            (Reach::Nodes(addresses), Target::Identity(identity)) => {
+                self.members(identity, addresses).1
+            }
+            (Reach::Nodes(addresses) | Reach::Literal(addresses), _) => {
+                self.compiler.index.routes(addresses).into()
+            }
+        };
         let at = self.compiled.rules.len();
         let compiled = &mut self.compiled;
         if rule.source_nodes.len() == self.all.len() {
@@ -348,13 +363,6 @@ impl Builder<'_> {
                 compiled.from.entry(*route).or_default().push(at);
             }
         }
-        let into = match &rule.reach {
-            Reach::Anything => &self.subnets,
-            Reach::Internet | Reach::OwnDevices => &BTreeSet::new(),
-            Reach::Nodes(addresses) | Reach::Literal(addresses) => {
-                &self.compiler.index.routes(addresses)
-            }
-        };
         for route in into.iter().chain(&self.default_routes) {
             if rule.leads_into(route) {
                 compiled.into.entry(*route).or_default().push(at);
@@ -377,7 +385,7 @@ impl Builder<'_> {
         let routes = self.compiler.index.routes(&addresses);
         Ends {
             nodes: self.nodes(&addresses),
-            routes: match routes == self.subnets && !routes.is_empty() {
+            routes: match routes == *self.subnets && !routes.is_empty() {
                 true => Routes::All,
                 false => Routes::Some(routes.into_iter().collect()),
             },
@@ -385,13 +393,15 @@ impl Builder<'_> {
         }
     }
 
-    fn members(&mut self, identity: &Identity, addresses: &AddressSet) -> Arc<[NodeId]> {
+    /// Members' nodes, and the approved subnet routes that hold one of their addresses.
+    fn members(&mut self, identity: &Identity, addresses: &AddressSet) -> Members {
         if let Some(known) = self.members.get(identity) {
-            return Arc::clone(known);
+            return known.clone();
         }
-        let nodes = self.nodes(addresses);
-        self.members.insert(identity.clone(), Arc::clone(&nodes));
-        nodes
+        let routes = self.compiler.index.routes(addresses);
+        let members = (self.nodes(addresses), Arc::new(routes));
+        self.members.insert(identity.clone(), members.clone());
+        members
     }
 
     fn nodes(&self, addresses: &AddressSet) -> Arc<[NodeId]> {

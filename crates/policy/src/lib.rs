@@ -45,6 +45,7 @@
 
 #![forbid(unsafe_code)]
 
+mod changed;
 mod compile;
 mod diagnostics;
 mod diff;
@@ -66,6 +67,7 @@ mod suggest;
 mod syntax;
 mod verify;
 
+pub use changed::changed_nodes;
 pub use compile::{CompiledPolicy, compile};
 pub use diagnostics::{Diagnostic, Severity, render};
 pub use diff::{Change, PolicyDiff, diff};

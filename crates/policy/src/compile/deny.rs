@@ -19,7 +19,7 @@ pub(crate) struct Deny {
 }
 
 /// What a rule does not allow although it says so.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Exception {
     pub(crate) reach: Reach,
     pub(crate) ports: Vec<PortRange>,

@@ -9,7 +9,7 @@ use std::{
 use weir_overlay::{AddressRange, AddressSet, UserId};
 
 /// Where a rule leads.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Reach {
     /// Whatever a node has and serves.
     Anything,
@@ -67,6 +67,14 @@ impl Place {
             starts: Vec::new(),
             leads: Vec::new(),
         }
+    }
+
+    /// Whether it has and serves the same, for the same user.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        self.user == other.user
+            && self.addresses == other.addresses
+            && self.subnets == other.subnets
+            && self.exits == other.exits
     }
 }
 
