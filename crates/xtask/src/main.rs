@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod cargo;
 mod demo;
 mod dist;
@@ -38,6 +39,8 @@ enum Task {
     Vm(vm::Options),
     /// Play the whole story in network namespaces, step by step
     Demo(demo::Options),
+    /// Measure, on generated networks: `cargo xtask bench policy [--json]`
+    Bench(bench::Options),
     /// Check the direction of dependencies between our packages, and print them
     Layers,
     /// Check the documents: links, tests they name, commands they show
@@ -62,6 +65,7 @@ fn run(task: Task) -> Result<()> {
         Task::Test(options) => test::run(&options),
         Task::Vm(options) => vm::run(&options).map(drop),
         Task::Demo(options) => demo::run(&options),
+        Task::Bench(options) => bench::run(&options),
         Task::Layers => layers::run(),
         Task::Documents => documents::run().map(drop),
         Task::Dist(options) => dist::run(&options),

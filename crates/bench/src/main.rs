@@ -1,0 +1,35 @@
+//! How fast the pure rooms are. `cargo xtask bench` builds and runs this.
+//!
+//! `generate` makes a network and its policy from a fixed seed (`random`), `policy` measures,
+//! `yardstick` is the straightforward compiler that it is measured against, `report` prints.
+
+#![forbid(unsafe_code)]
+
+mod generate;
+mod policy;
+mod random;
+mod report;
+mod yardstick;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Measures Weir on generated networks
+#[derive(Debug, Parser)]
+#[command(bin_name = "cargo xtask bench")]
+struct Arguments {
+    #[command(subcommand)]
+    subject: Subject,
+}
+
+#[derive(Debug, Subcommand)]
+enum Subject {
+    /// Compiling a policy, whole and for one change
+    Policy(policy::Options),
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().subject {
+        Subject::Policy(options) => policy::run(&options),
+    }
+}

@@ -1,0 +1,40 @@
+//! `cargo xtask bench`: builds the benchmarks with optimisation, and runs one.
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+
+use crate::cargo::{cargo, target_directory};
+use crate::stages::must_succeed;
+
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// What to measure, and its options: `policy` compiles a policy of 15,000 rules for 10,000
+    /// nodes; `--json` prints one JSON object; `policy --help` shows how to change the sizes
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "BENCHMARK"
+    )]
+    rest: Vec<OsString>,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    must_succeed(&mut cargo(&[
+        "build",
+        "--release",
+        "--package",
+        "weir-bench",
+        "--locked",
+    ]))?;
+    let program = target_directory()?.join("release/weir-bench");
+    if !program.is_file() {
+        bail!("the build left no {}", program.display());
+    }
+    let error = Command::new(&program).args(&options.rest).exec();
+    Err(error).with_context(|| format!("cannot run {}", program.display()))
+}
