@@ -2,11 +2,6 @@
 //! `coordinator policy compile` prints is compared by `../shared/policy/check.py`, beside the
 //! workspace. Without it there is nothing to compare, and the test says so.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test's own helpers fail like the test does"
-)]
-
 use std::{path::Path, process::Command};
 
 #[test]
