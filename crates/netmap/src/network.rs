@@ -7,6 +7,7 @@ use crate::{
 };
 use ipnet::IpNet;
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
 };
@@ -18,15 +19,16 @@ use weir_protocol::{NetworkMap, Peer, RouteState, RouteStatus, SelfNode};
 pub const NO_POLICY_NOTICE: &str =
     "no policy is set: nothing is allowed. Set one with `coordinator policy set FILE`";
 
-/// One state of the network under one policy. Making it costs about rules times nodes; the map of
-/// a node then costs about as much as the map is long.
+/// One state of the network under one policy. Making it costs a compilation, unless
+/// [`LiveNetwork`](crate::LiveNetwork) has it already; the map of a node then costs about as much
+/// as the map is long.
 #[derive(Debug)]
 pub struct Network<'a> {
-    state: &'a NetworkState,
-    policy: CompiledPolicy,
+    pub(crate) state: &'a NetworkState,
+    pub(crate) policy: Cow<'a, CompiledPolicy>,
     /// The routes in force: approved by an admin or by the policy.
-    approved: BTreeMap<NodeId, BTreeSet<IpNet>>,
-    relays: Relays,
+    pub(crate) approved: Cow<'a, BTreeMap<NodeId, BTreeSet<IpNet>>>,
+    pub(crate) relays: Cow<'a, Relays>,
 }
 
 /// Checks a policy against the network that it is for: its `tests` and `sshTests`, and the e-mail
@@ -40,7 +42,7 @@ pub fn verify(state: &NetworkState, policy: &Policy) -> Result<(), Vec<Diagnosti
 }
 
 /// A directory with the routes that are in force.
-fn with_routes(
+pub(crate) fn with_routes(
     mut directory: Directory,
     approved: &BTreeMap<NodeId, BTreeSet<IpNet>>,
 ) -> Directory {
@@ -66,10 +68,10 @@ impl<'a> Network<'a> {
     ) -> Self {
         let approved = approval::in_force(state, policy);
         Self {
-            policy: compile(policy, &with_routes(directory, &approved)),
-            relays: Relays::of(state, &approved),
+            policy: Cow::Owned(compile(policy, &with_routes(directory, &approved))),
+            relays: Cow::Owned(Relays::of(state, &approved)),
             state,
-            approved,
+            approved: Cow::Owned(approved),
         }
     }
 
@@ -80,7 +82,7 @@ impl<'a> Network<'a> {
 
     /// The compiled policy.
     #[must_use]
-    pub const fn policy(&self) -> &CompiledPolicy {
+    pub fn policy(&self) -> &CompiledPolicy {
         &self.policy
     }
 

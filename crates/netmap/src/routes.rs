@@ -21,7 +21,7 @@ pub(crate) struct Offer {
 /// Who serves each approved route, the best relay first: the oldest healthy node that serves
 /// exactly this prefix, or the oldest of all when none is healthy, because a relay that is cut off
 /// from the coordinator may still carry traffic. Prefixes that overlap are decided each for itself.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Relays {
     by_route: BTreeMap<IpNet, Vec<NodeId>>,
 }
@@ -44,6 +44,31 @@ impl Relays {
                 .map(|(route, nodes)| (route, ids(nodes)))
                 .collect(),
         }
+    }
+
+    /// Who serves a route, the best first.
+    pub(crate) fn of_route(&self, route: &IpNet) -> &[NodeId] {
+        self.by_route.get(route).map_or(&[], Vec::as_slice)
+    }
+
+    /// Finds a node's place among those who serve a route, or takes it from them.
+    pub(crate) fn set(&mut self, route: &IpNet, id: NodeId, serves: bool, state: &NetworkState) {
+        let nodes = self.by_route.entry(*route).or_default();
+        nodes.retain(|node| *node != id);
+        if serves {
+            nodes.push(id);
+        }
+        nodes.sort_by_key(|id| Reverse(state.nodes.get(id).map(rank)));
+        if nodes.is_empty() {
+            self.by_route.remove(route);
+        }
+    }
+
+    /// The routes that others serve, or in another order.
+    pub(crate) fn that_differ(&self, other: &Self) -> BTreeSet<IpNet> {
+        let routes = self.by_route.keys().chain(other.by_route.keys());
+        let differs = |route: &&IpNet| self.of_route(route) != other.of_route(route);
+        routes.filter(differs).copied().collect()
     }
 
     /// The relay for a subnet route. Default routes have none: every exit is offered, and users

@@ -58,6 +58,17 @@ impl Node {
             .filter(|route| self.decisions.get(route) == Some(&RouteDecision::Approved))
     }
 
+    /// What a policy sees of it, with the routes that an admin approved.
+    pub(crate) fn as_policy_node(&self) -> PolicyNode {
+        PolicyNode {
+            user: self.user,
+            tags: self.tags.clone(),
+            addresses: self.addresses.clone(),
+            approved_routes: self.approved_routes().collect(),
+            posture: posture(&self.host),
+        }
+    }
+
     /// Where its WireGuard can be reached: the endpoint that the admin fixed, or else the address
     /// its agent is seen at, when that is the host's own. Another one belongs to a NAT gateway,
     /// where nothing can be said about the port.
@@ -85,19 +96,12 @@ impl NetworkState {
     /// What a policy is compiled against.
     #[must_use]
     pub fn directory(&self) -> Directory {
-        let as_policy_node = |node: &Node| PolicyNode {
-            user: node.user,
-            tags: node.tags.clone(),
-            addresses: node.addresses.clone(),
-            approved_routes: node.approved_routes().collect(),
-            posture: posture(&node.host),
-        };
         Directory {
             users: self.users.values().cloned().collect(),
             nodes: self
                 .nodes
                 .iter()
-                .map(|(id, node)| (*id, as_policy_node(node)))
+                .map(|(id, node)| (*id, node.as_policy_node()))
                 .collect(),
             ..Directory::default()
         }

@@ -8,7 +8,9 @@
 use ipnet::IpNet;
 use proptest::{prelude::*, sample::subsequence};
 use std::collections::{BTreeMap, BTreeSet};
-use weir_netmap::{Network, NetworkState, Node, RouteDecision, apply, check_map, delta};
+use weir_netmap::{
+    LiveNetwork, Network, NetworkChange, NetworkState, Node, RouteDecision, apply, check_map, delta,
+};
 use weir_overlay::{Generation, NodeId, NodePublicKey, UserId};
 use weir_policy::{Policy, User};
 use weir_protocol::{HostInfo, NetworkMap, RouteState};
@@ -58,7 +60,8 @@ const ENTRIES: [&str; 14] = [
     r#""src": [], "dst": ["*:*"]"#,
 ];
 
-fn nodes() -> impl Strategy<Value = BTreeMap<NodeId, Node>> {
+/// A node, but for its id.
+fn node() -> impl Strategy<Value = Node> {
     let route = prop_oneof![
         1 => Just(None),
         3 => Just(Some(RouteDecision::Approved)),
@@ -71,38 +74,51 @@ fn nodes() -> impl Strategy<Value = BTreeMap<NodeId, Node>> {
         0i64..3,
         any::<bool>(),
     );
-    proptest::collection::btree_map(1u64..8, node, 1..7).prop_map(|nodes| {
-        let nodes = nodes
-            .into_iter()
-            .map(|(id, (user, tags, routes, created, healthy))| {
-                let prefix = |at: &usize| ROUTES[*at].parse::<IpNet>().unwrap();
-                let addresses = [format!("100.64.0.{id}"), format!("fd77:6569:7200::{id}")];
-                let node = Node {
-                    id: NodeId(id),
-                    name: format!("n{id}").parse().unwrap(),
-                    user: (user > 0).then_some(UserId(user)),
-                    tags: tags.iter().map(|tag| tag.parse().unwrap()).collect(),
-                    node_key: NodePublicKey::from_bytes([u8::try_from(id).unwrap(); 32]),
-                    addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
-                    created,
-                    host: HostInfo {
-                        advertised_routes: routes
-                            .iter()
-                            .filter(|(_, (_, advertised))| *advertised)
-                            .map(|(at, _)| prefix(at))
-                            .collect(),
-                        ..HostInfo::default()
-                    },
-                    decisions: routes
-                        .iter()
-                        .filter_map(|(at, (decision, _))| Some((prefix(at), (*decision)?)))
-                        .collect(),
-                    observed_address: None,
-                    healthy,
-                };
-                (node.id, node)
-            });
-        nodes.collect()
+    node.prop_map(|(user, tags, routes, created, healthy)| {
+        let prefix = |at: &usize| ROUTES[*at].parse::<IpNet>().unwrap();
+        Node {
+            id: NodeId(0),
+            name: "unnamed".parse().unwrap(),
+            user: (user > 0).then_some(UserId(user)),
+            tags: tags.iter().map(|tag| tag.parse().unwrap()).collect(),
+            node_key: NodePublicKey::from_bytes([0; 32]),
+            addresses: BTreeSet::new(),
+            created,
+            host: HostInfo {
+                advertised_routes: routes
+                    .iter()
+                    .filter(|(_, (_, advertised))| *advertised)
+                    .map(|(at, _)| prefix(at))
+                    .collect(),
+                ..HostInfo::default()
+            },
+            decisions: routes
+                .iter()
+                .filter_map(|(at, (decision, _))| Some((prefix(at), (*decision)?)))
+                .collect(),
+            observed_address: None,
+            healthy,
+        }
+    })
+}
+
+fn with_id(id: u64, node: Node) -> Node {
+    let addresses = [format!("100.64.0.{id}"), format!("fd77:6569:7200::{id}")];
+    Node {
+        id: NodeId(id),
+        name: format!("n{id}").parse().unwrap(),
+        node_key: NodePublicKey::from_bytes([u8::try_from(id).unwrap(); 32]),
+        addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+        ..node
+    }
+}
+
+fn nodes() -> impl Strategy<Value = BTreeMap<NodeId, Node>> {
+    proptest::collection::btree_map(1u64..8, node(), 1..7).prop_map(|nodes| {
+        let nodes = nodes.into_iter();
+        nodes
+            .map(|(id, node)| (NodeId(id), with_id(id, node)))
+            .collect()
     })
 }
 
@@ -118,6 +134,24 @@ fn state() -> impl Strategy<Value = NetworkState> {
             nodes,
         }
     })
+}
+
+fn change() -> impl Strategy<Value = NetworkChange> {
+    let rename = |name: &'static str| {
+        let user = |id: u64, name: String| User {
+            id: UserId(id),
+            email: (id == 2).then(|| format!("{name}@example.com")),
+            name,
+        };
+        let users = [user(1, "u1".to_owned()), user(2, name.to_owned())];
+        NetworkChange::Users(users.into_iter().map(|user| (user.id, user)).collect())
+    };
+    prop_oneof![
+        6 => (1u64..9, node()).prop_map(|(id, node)| NetworkChange::Node(Box::new(with_id(id, node)))),
+        2 => (1u64..9).prop_map(|id| NetworkChange::Left(NodeId(id))),
+        1 => prop::sample::select(vec!["u2", "u3"]).prop_map(rename),
+        1 => policy().prop_map(|policy| NetworkChange::Policy(policy.into())),
+    ]
 }
 
 fn policy() -> impl Strategy<Value = Policy> {
@@ -221,6 +255,28 @@ proptest! {
                     prop_assert!(lets_in);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_network_that_lives_is_like_a_new_one_and_tells_whose_maps_differ(
+        state in state(), policy in policy(),
+        changes in proptest::collection::vec(change(), 1..8),
+    ) {
+        let mut live = LiveNetwork::new(state.clone(), policy.into());
+        let mut before = maps(&state, live.policy(), 0);
+        for change in changes {
+            let touched = live.apply(change.clone());
+            let after = maps(live.state(), live.policy(), 0);
+            let ids: BTreeSet<_> = before.keys().chain(after.keys()).copied().collect();
+            for id in ids {
+                prop_assert_eq!(live.map(id, Generation(0)), after.get(&id).cloned());
+                if before.get(&id) != after.get(&id) {
+                    prop_assert!(touched.contains(&id), "{} is not told of {:?}", id, change);
+                }
+            }
+            prop_assert_eq!(live.apply(change), BTreeSet::new());
+            before = after;
         }
     }
 

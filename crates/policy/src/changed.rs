@@ -110,6 +110,31 @@ impl CompiledPolicy {
         }
     }
 
+    /// The nodes that may send into an approved route or hear from it. A few more where the policy
+    /// denies.
+    #[must_use]
+    pub fn users_of_route(&self, route: &IpNet) -> BTreeSet<NodeId> {
+        let rules = |list: Option<&Vec<usize>>| {
+            let list = list.into_iter().flatten();
+            list.filter_map(|at| self.rules.get(*at))
+                .collect::<Vec<_>>()
+        };
+        let mut nodes = BTreeSet::new();
+        for rule in rules(self.into.get(route)) {
+            nodes.extend(rule.source_nodes.iter());
+        }
+        for rule in rules(self.from.get(route)) {
+            nodes.extend(rule.target_nodes.iter());
+        }
+        if route.prefix_len() > 0 {
+            let all = self.rules.iter();
+            for rule in all.filter(|rule| matches!(rule.source_routes, Routes::All)) {
+                nodes.extend(rule.target_nodes.iter());
+            }
+        }
+        nodes
+    }
+
     /// The rules that lead into a route, and those that start from it but not from all.
     fn rules_of(&self, route: &IpNet) -> Vec<&CompiledRule> {
         let lists = [self.into.get(route), self.from.get(route)];

@@ -1,0 +1,255 @@
+//! A network that lives across changes, and tells after each whose maps may differ.
+
+use crate::{
+    approval,
+    network::{Network, with_routes},
+    routes::Relays,
+    state::{NetworkState, Node},
+};
+use ipnet::IpNet;
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+use weir_overlay::{Generation, NodeId, NodeName, NodePublicKey, Tag, UserId};
+use weir_policy::{CompiledPolicy, LivePolicy, Policy, User};
+use weir_protocol::NetworkMap;
+
+/// A change of the network or of its policy.
+#[derive(Clone, Debug)]
+pub enum NetworkChange {
+    /// A node joins, or is so from now on: its tags, its routes, whether it is healthy, all of it.
+    Node(Box<Node>),
+    /// A node leaves.
+    Left(NodeId),
+    /// These are the users from now on.
+    Users(BTreeMap<UserId, User>),
+    /// Another policy is in force from now on.
+    Policy(Arc<Policy>),
+}
+
+/// One network and its policy across all changes. Equals [`Network::new`] of the same state and
+/// policy, in every answer; but one node's change costs what that node touches. Users and policies
+/// that change cost a compilation.
+#[derive(Clone, Debug)]
+pub struct LiveNetwork {
+    state: NetworkState,
+    policy: LivePolicy,
+    /// The routes in force: approved by an admin or by the policy.
+    approved: BTreeMap<NodeId, BTreeSet<IpNet>>,
+    relays: Relays,
+}
+
+impl LiveNetwork {
+    /// Compiles the policy for the state.
+    #[must_use]
+    pub fn new(state: NetworkState, policy: Arc<Policy>) -> Self {
+        let approved = approval::in_force(&state, &policy);
+        Self {
+            policy: LivePolicy::new(policy, with_routes(state.directory(), &approved)),
+            relays: Relays::of(&state, &approved),
+            state,
+            approved,
+        }
+    }
+
+    /// The state.
+    #[must_use]
+    pub const fn state(&self) -> &NetworkState {
+        &self.state
+    }
+
+    /// The policy as it was written.
+    #[must_use]
+    pub const fn policy(&self) -> &Arc<Policy> {
+        self.policy.policy()
+    }
+
+    /// The network as it is now, to be asked. Costs nothing.
+    #[must_use]
+    pub const fn network(&self) -> Network<'_> {
+        Network {
+            state: &self.state,
+            policy: Cow::Borrowed(self.policy.compiled()),
+            approved: Cow::Borrowed(&self.approved),
+            relays: Cow::Borrowed(&self.relays),
+        }
+    }
+
+    /// All that a node is told. `None` for a node that the network does not have.
+    #[must_use]
+    pub fn map(&self, node: NodeId, generation: Generation) -> Option<NetworkMap> {
+        self.network().map(node, generation)
+    }
+
+    /// Makes a change, and names the nodes whose maps may differ: all of those that do, a node
+    /// that joined or left among them, and hardly another. Nothing is touched by a change to what
+    /// is so already.
+    pub fn apply(&mut self, change: NetworkChange) -> BTreeSet<NodeId> {
+        match change {
+            NetworkChange::Node(node) => self.set_node(node.id, Some(*node)),
+            NetworkChange::Left(id) => self.set_node(id, None),
+            NetworkChange::Users(users) => {
+                let before = self.everything();
+                self.state.users = users;
+                self.decide_anew(&before, Arc::clone(self.policy.policy()))
+            }
+            NetworkChange::Policy(policy) => {
+                let before = self.everything();
+                self.decide_anew(&before, policy)
+            }
+        }
+    }
+
+    fn compiled(&self) -> &CompiledPolicy {
+        self.policy.compiled()
+    }
+
+    fn set_node(&mut self, id: NodeId, node: Option<Node>) -> BTreeSet<NodeId> {
+        if self.state.nodes.get(&id) == node.as_ref() {
+            return BTreeSet::new();
+        }
+        let seen_before = self.seen(id);
+        let status_before = self.status(id);
+        match node {
+            Some(node) => drop(self.state.nodes.insert(id, node)),
+            None => drop(self.state.nodes.remove(&id)),
+        }
+        let mut touched = self.follow_routes(id);
+        if self.seen(id) != seen_before {
+            touched.insert(id);
+            touched.extend(self.compiled().peers(id));
+        }
+        if self.status(id) != status_before {
+            touched.insert(id);
+        }
+        touched
+    }
+
+    /// Brings approvals, policy and relays up to what the state says of a node.
+    fn follow_routes(&mut self, id: NodeId) -> BTreeSet<NodeId> {
+        let node = self.state.nodes.get(&id);
+        let routes = node.map(|node| {
+            let policy = self.policy.policy();
+            approval::of_node(node, &self.state.users, policy)
+        });
+        let mut as_policy_node = node.map(Node::as_policy_node);
+        if let (Some(node), Some(routes)) = (&mut as_policy_node, &routes) {
+            node.approved_routes.clone_from(routes);
+        }
+        let mut touched = self.policy.set_node(id, as_policy_node);
+        let before = match &routes {
+            Some(routes) => self.approved.insert(id, routes.clone()),
+            None => self.approved.remove(&id),
+        };
+        let before = before.unwrap_or_default();
+        let after = routes.unwrap_or_default();
+        for route in before.union(&after) {
+            let old = self.relays.of_route(route).to_vec();
+            let serves = after.contains(route);
+            self.relays.set(route, id, serves, &self.state);
+            self.touch_route(route, id, &old, &mut touched);
+        }
+        touched
+    }
+
+    /// Adds those whom a node's new place among the relays of a route concerns.
+    fn touch_route(
+        &self,
+        route: &IpNet,
+        moved: NodeId,
+        old: &[NodeId],
+        touched: &mut BTreeSet<NodeId>,
+    ) {
+        let new = self.relays.of_route(route);
+        let compiled = self.compiled();
+        let is_new = if route.prefix_len() == 0 {
+            old.contains(&moved) != new.contains(&moved)
+        } else {
+            old.first() != new.first()
+        };
+        if is_new {
+            touched.extend(old.iter().chain(new));
+            touched.extend(compiled.users_of_route(route));
+        } else if route.prefix_len() > 0 && old != new {
+            // Who may use whichever relay is best uses the same one as before.
+            let steered = |viewer: &NodeId| {
+                let ways = compiled.ways_into(*viewer, route);
+                !ways.anyone && ways.through.contains(&moved)
+            };
+            let users = compiled.users_of_route(route).into_iter();
+            touched.extend(users.filter(steered));
+        }
+    }
+
+    /// Compiles everything, and decides on all routes anew.
+    fn decide_anew(&mut self, before: &Everything, policy: Arc<Policy>) -> BTreeSet<NodeId> {
+        self.approved = approval::in_force(&self.state, &policy);
+        let directory = with_routes(self.state.directory(), &self.approved);
+        let mut touched = self.policy.replace(policy, directory);
+        self.relays = Relays::of(&self.state, &self.approved);
+        for route in self.relays.that_differ(&before.relays) {
+            touched.extend(self.relays.of_route(&route));
+            touched.extend(before.relays.of_route(&route));
+            touched.extend(self.compiled().users_of_route(&route));
+        }
+        for id in self.state.nodes.keys() {
+            if before.seen.get(id) != self.seen(*id).as_ref() {
+                touched.insert(*id);
+                touched.extend(self.compiled().peers(*id));
+            }
+        }
+        if before.is_set != self.compiled().is_set() {
+            touched.extend(self.state.nodes.keys());
+        }
+        touched
+    }
+
+    fn everything(&self) -> Everything {
+        let ids = self.state.nodes.keys();
+        Everything {
+            seen: ids.filter_map(|id| Some((*id, self.seen(*id)?))).collect(),
+            relays: self.relays.clone(),
+            is_set: self.compiled().is_set(),
+        }
+    }
+
+    /// What a node's peers are told of it, its routes aside.
+    fn seen(&self, id: NodeId) -> Option<Seen> {
+        let node = self.state.nodes.get(&id)?;
+        Some(Seen {
+            name: node.name.clone(),
+            owner: self.state.owner(node),
+            tags: node.tags.clone(),
+            node_key: node.node_key,
+            addresses: node.addresses.clone(),
+            without_ipv4: self.compiled().is_without_ipv4(id),
+            endpoint: node.endpoint(),
+        })
+    }
+
+    /// What a node alone is told of its routes.
+    fn status(&self, id: NodeId) -> Vec<weir_protocol::RouteStatus> {
+        self.network().routes(id)
+    }
+}
+
+/// What has to be known of before to tell what a change of all changed.
+struct Everything {
+    seen: BTreeMap<NodeId, Seen>,
+    relays: Relays,
+    is_set: bool,
+}
+
+#[derive(PartialEq, Eq)]
+struct Seen {
+    name: NodeName,
+    owner: Option<String>,
+    tags: BTreeSet<Tag>,
+    node_key: NodePublicKey,
+    addresses: BTreeSet<IpAddr>,
+    without_ipv4: bool,
+    endpoint: Option<SocketAddr>,
+}

@@ -1,0 +1,80 @@
+//! A compiled policy that follows the network: what one node's change costs is what that node
+//! touches.
+
+use crate::{
+    changed::changed_nodes,
+    compile::{CompiledPolicy, compile},
+    directory::{Directory, PolicyNode},
+    policy::Policy,
+};
+use std::{collections::BTreeSet, sync::Arc};
+use weir_overlay::NodeId;
+
+/// A policy, the network that it is in force in, and what it means there now. Each change says
+/// which nodes' answers ([`CompiledPolicy::filter`], [`CompiledPolicy::peers`],
+/// [`CompiledPolicy::ways_into`], [`CompiledPolicy::may_hear_from`],
+/// [`CompiledPolicy::is_without_ipv4`]) may differ after it: all of those that do, and hardly
+/// another.
+#[derive(Clone, Debug)]
+pub struct LivePolicy {
+    policy: Arc<Policy>,
+    directory: Directory,
+    compiled: CompiledPolicy,
+}
+
+impl LivePolicy {
+    /// Compiles the policy for the network.
+    #[must_use]
+    pub fn new(policy: Arc<Policy>, directory: Directory) -> Self {
+        Self {
+            compiled: compile(&policy, &directory),
+            policy,
+            directory,
+        }
+    }
+
+    /// The policy.
+    #[must_use]
+    pub const fn policy(&self) -> &Arc<Policy> {
+        &self.policy
+    }
+
+    /// Who is in the network.
+    #[must_use]
+    pub const fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// What the policy means in the network now. Equals what [`compile`] makes of the two.
+    #[must_use]
+    pub const fn compiled(&self) -> &CompiledPolicy {
+        &self.compiled
+    }
+
+    /// A node joins, or is so from now on; with `None` it leaves. Nothing is touched when it is so
+    /// already.
+    pub fn set_node(&mut self, id: NodeId, node: Option<PolicyNode>) -> BTreeSet<NodeId> {
+        if self.directory.nodes.get(&id) == node.as_ref() {
+            return BTreeSet::new();
+        }
+        match node {
+            Some(node) => drop(self.directory.nodes.insert(id, node)),
+            None => drop(self.directory.nodes.remove(&id)),
+        }
+        self.compile_anew()
+    }
+
+    /// Another policy, or the same in a network with other users. Compiles everything.
+    pub fn replace(&mut self, policy: Arc<Policy>, directory: Directory) -> BTreeSet<NodeId> {
+        self.policy = policy;
+        self.directory = directory;
+        self.compile_anew()
+    }
+
+    fn compile_anew(&mut self) -> BTreeSet<NodeId> {
+        let new = compile(&self.policy, &self.directory);
+        let changed = changed_nodes(&self.compiled, &new);
+        self.compiled = new;
+        changed
+    }
+}
