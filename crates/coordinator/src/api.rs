@@ -2,8 +2,10 @@
 //!
 //! Fields are only ever added. Times are RFC 3339, in UTC.
 
+mod audit;
 mod policy;
 
+pub use audit::{AuditEntry, AuditReport};
 pub use policy::{
     AccessChange, ClosestRule, DiffPolicies, End, ExplainPolicy, Explained, ExplainedRule, Finding,
     Policy, PolicyDiff, PolicyRef, PolicyRevision, PolicyStatus, PolicyTested, RollBackPolicy,

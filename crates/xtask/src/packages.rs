@@ -24,6 +24,9 @@ pub(crate) const LAB: &[Need] = &[
     ("conntrack", "conntrack"),
 ];
 
+/// What the coordinator's tests start a server of their own from.
+pub(crate) const DATABASE: &[Need] = &[("pg_ctlcluster", "postgresql")];
+
 /// What the virtual machine needs besides.
 pub(crate) const VM: &[Need] = &[
     ("qemu-system-x86_64", "qemu-system-x86"),

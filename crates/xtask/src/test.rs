@@ -29,6 +29,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
     stages.stage("Debian packages and toolchain", || {
         let mut needs = packages::LAB.to_vec();
+        needs.extend_from_slice(packages::DATABASE);
         if !options.no_vm {
             needs.extend_from_slice(packages::VM);
         }

@@ -3,6 +3,7 @@
 //! The HTTP side (`server::admin_api`) and the command line (`cli`) only carry words to and from
 //! here.
 
+mod audit;
 mod diff;
 mod explain;
 mod keys;
@@ -11,6 +12,7 @@ mod policy;
 mod routes;
 mod users;
 
+pub(crate) use audit::{list_audit, verify_audit};
 pub(crate) use diff::diff_policies;
 pub(crate) use explain::explain_policy;
 pub(crate) use keys::{create_key, list_keys, revoke_key};

@@ -16,6 +16,7 @@ pub(super) const DEFAULT_STATE_DIR: &str = "/var/lib/weir/coordinator";
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct Config {
     pub(super) state_dir: Option<PathBuf>,
+    pub(super) database: Option<String>,
     pub(super) listen: Option<SocketAddr>,
     pub(super) url: Option<String>,
     pub(super) socket: Option<PathBuf>,

@@ -1,5 +1,6 @@
 //! The command line: `serve`, and the verbs that talk to a running coordinator.
 
+mod audit;
 mod client;
 mod config;
 mod keys;
@@ -46,7 +47,7 @@ struct Arguments {
     socket: Option<PathBuf>,
     /// The settings file [default: /etc/weir/coordinator.toml, if it exists]
     ///
-    /// TOML with the keys state-dir, listen, url, socket and log-level. Flags win.
+    /// TOML with the keys state-dir, database, listen, url, socket and log-level. Flags win.
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Print JSON for programs instead of text for people
@@ -75,6 +76,9 @@ enum Verb {
     /// Show, check and change the policy
     #[command(subcommand)]
     Policy(policy::Policy),
+    /// List who changed what, and check that the record is whole
+    #[command(subcommand)]
+    Audit(audit::Audit),
     /// Show how the running coordinator is doing
     Status,
     /// Print the version of this program
@@ -131,6 +135,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             Verb::Nodes(verb) => verb.run(&context).await,
             Verb::Routes(verb) => verb.run(&context).await,
             Verb::Policy(verb) => verb.run(&context).await,
+            Verb::Audit(verb) => verb.run(&context).await,
             Verb::Status => status::show(&context).await,
             Verb::Version => status::version(&context),
             Verb::Manual { directory } => manual::write(command(), &directory),

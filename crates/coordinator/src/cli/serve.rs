@@ -32,9 +32,21 @@ const DEFAULT_LOG: &str = "info,sqlx=warn";
         coordinator serve --state-dir /tmp/weir --socket /tmp/weir.sock --listen 127.0.0.1:8443"
 )]
 pub(super) struct Serve {
-    /// Where database, key and certificate are kept [default: /var/lib/weir/coordinator]
+    /// Where key, certificate and, unless --database names another, the database are kept [default: /var/lib/weir/coordinator]
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
+    /// Where everything is stored: a PostgreSQL database, as postgres://USER@HOST/NAME
+    /// [default: SQLite, in the state directory]
+    ///
+    /// A password belongs in the settings file, the environment (PGPASSWORD) or ~/.pgpass, and not
+    /// on the command line. Several coordinators may use one database.
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "WEIR_DATABASE",
+        hide_env_values = true
+    )]
+    database: Option<String>,
     /// The address and port that agents connect to [default: 0.0.0.0:8443]
     ///
     /// [::]:8443 serves IPv6 and IPv4.
@@ -69,6 +81,11 @@ impl Serve {
                 .state_dir
                 .or(config.state_dir)
                 .unwrap_or_else(|| DEFAULT_STATE_DIR.into()),
+            database: self
+                .database
+                .or(config.database)
+                .map(|text| text.parse())
+                .transpose()?,
             listen: self.listen.or(config.listen).unwrap_or(DEFAULT_LISTEN),
             url: url.map(|url| url.trim_end_matches('/').to_owned()),
             socket,

@@ -20,13 +20,12 @@ pub(super) async fn run(
     now: i64,
 ) -> Result<bool, StoreError> {
     let left = presence.take_left();
-    if !left.is_empty() {
-        let mut tx = store.write().await?;
-        for (node, at) in left {
-            tx.set_node_seen(node, None, at).await?;
-        }
-        tx.commit().await?;
+    let mut tx = store.write().await?;
+    for (node, at) in left {
+        tx.set_node_seen(node, None, at).await?;
     }
+    tx.forget_signatures(now).await?;
+    tx.commit().await?;
     let gone: Vec<_> = store
         .read()
         .await?

@@ -4,7 +4,7 @@ use super::{Engine, housekeeping};
 use crate::{
     enrolment::{self, Sender},
     presence::{GRACE, Presence},
-    store::{Decision, NewAuthKey, Store},
+    store::{Database, Decision, NewAuthKey, Store},
 };
 use ipnet::IpNet;
 use std::{
@@ -20,7 +20,9 @@ const NOW: i64 = 1_900_000_000;
 
 async fn store() -> (TempDir, Store) {
     let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(&directory.path().join("a.db")).await.unwrap();
+    let store = Store::open(&Database::File(directory.path().join("a.db")))
+        .await
+        .unwrap();
     (directory, store)
 }
 

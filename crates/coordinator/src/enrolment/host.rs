@@ -107,6 +107,7 @@ pub(super) async fn store_host(
         let actor = Actor::Node {
             id: node.id,
             name: node.name.clone(),
+            address: sender.address,
         };
         let entry = AuditEntry {
             at: sender.now,

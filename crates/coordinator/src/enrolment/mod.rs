@@ -132,7 +132,10 @@ async fn enrol(
     });
     let entry = AuditEntry {
         at: sender.now,
-        actor: &Actor::AuthKey(key.id),
+        actor: &Actor::AuthKey {
+            id: key.id,
+            address: sender.address,
+        },
         action: "nodes.enrol",
         subject: format!("node {id} ({})", node.name),
     };
@@ -158,6 +161,7 @@ async fn renew(
     let actor = Actor::Node {
         id: node.id,
         name: node.name.clone(),
+        address: sender.address,
     };
     let entry = |action| AuditEntry {
         at: sender.now,
@@ -197,9 +201,9 @@ async fn renew(
 /// # Errors
 /// [`Refusal::Store`].
 pub(crate) async fn seen(store: &Store, node: &NodeRow, sender: Sender) -> Result<bool, Refusal> {
-    let moved = node.observed_address != Some(sender.address);
     let mut tx = store.write().await?;
-    tx.set_node_seen(node.id, Some(sender.address), sender.now)
+    let moved = tx
+        .set_node_seen(node.id, Some(sender.address), sender.now)
         .await?;
     tx.commit().await?;
     Ok(moved)

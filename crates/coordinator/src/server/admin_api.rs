@@ -1,5 +1,6 @@
 //! What admins ask, over the unix socket. Who may open the socket is an admin.
 
+mod audit;
 mod policy;
 
 use super::answer;
@@ -46,6 +47,7 @@ pub(super) fn router(coordinator: Arc<Coordinator>) -> Router {
         .route("/nodes/{node}/routes/approve", post(approve_routes))
         .route("/nodes/{node}/routes/reject", post(reject_routes))
         .route("/routes", get(list_routes))
+        .merge(audit::router())
         .merge(policy::router());
     Router::new()
         .nest(PATH_PREFIX, api)

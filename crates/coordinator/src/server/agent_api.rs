@@ -47,7 +47,7 @@ async fn register(
     let response = enrolment::register(store, &policy.policy, request.body, sender).await?;
     if request.node.is_none() {
         // It was a stranger's request, and is a node's now.
-        signed::remember(store, &request.signed, sender.now).await?;
+        signed::remember(store, &request.signed).await?;
     }
     coordinator.engine.changed().await;
     Ok(Json(response))

@@ -14,7 +14,7 @@ pub use tls::TlsError;
 
 use crate::{
     Coordinator, Identity, clock,
-    store::{OpenError, Store, StoreError},
+    store::{Database, OpenError, Store, StoreError},
 };
 use agent_api::Stopping;
 use nix::unistd::gethostname;
@@ -36,8 +36,10 @@ const STOP_DEADLINE: Duration = Duration::from_secs(5);
 /// What the server needs to know. All of it has a default in the command line.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where database, key and certificate are.
+    /// Where key and certificate are, and the database when it is a file.
     pub state_dir: PathBuf,
+    /// Where everything else is stored; a file in the state directory when not given.
+    pub database: Option<Database>,
     /// Where agents connect to. Port 0 takes a free one.
     pub listen: SocketAddr,
     /// Where agents are told to connect to; made of the host's name and the port when not given.
@@ -65,10 +67,10 @@ pub enum StartError {
     #[error(transparent)]
     Open(#[from] OpenError),
     /// The database can be opened and not read.
-    #[error("cannot read the database in {path}: put a backup in its place")]
+    #[error("cannot read the database {database}: put a backup in its place")]
     Read {
-        /// The state directory.
-        path: PathBuf,
+        /// Which.
+        database: String,
         /// Why.
         #[source]
         source: StoreError,
@@ -125,7 +127,10 @@ impl Server {
         let listen = listener.local_addr().unwrap_or(settings.listen);
         let url = settings.url.unwrap_or_else(|| default_url(listen));
         let tls = TlsIdentity::load_or_make(state_dir, &certificate_names(&url, listen))?;
-        let store = Store::open(&state_dir.join("coordinator.db")).await?;
+        let database = settings
+            .database
+            .unwrap_or_else(|| Database::File(state_dir.join("coordinator.db")));
+        let store = Store::open(&database).await?;
         let identity = Identity {
             url,
             listen,
@@ -136,7 +141,7 @@ impl Server {
             Coordinator::start(store, identity)
                 .await
                 .map_err(|source| StartError::Read {
-                    path: state_dir.clone(),
+                    database: database.to_string(),
                     source,
                 })?;
         let (stopping, seen) = watch::channel(false);

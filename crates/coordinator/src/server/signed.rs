@@ -67,15 +67,9 @@ impl<T: DeserializeOwned> FromRequest<Arc<Coordinator>> for SignedRequest<T> {
         coordinator
             .replay
             .accept(&signed, signer, now)
-            .map_err(|error| {
-                let code = match error {
-                    ReplayError::Replayed => ErrorCode::BadSignature,
-                    ReplayError::Full => ErrorCode::Internal,
-                };
-                Refusal::new(code, error.to_string())
-            })?;
+            .map_err(refuse)?;
         if node.is_some() {
-            remember(&coordinator.store, &signed, now).await?;
+            remember(&coordinator.store, &signed).await?;
         }
         let body = serde_json::from_slice(&bytes).map_err(|error| {
             bad_request(&format!(
@@ -99,13 +93,26 @@ impl<T: DeserializeOwned> FromRequest<Arc<Coordinator>> for SignedRequest<T> {
     }
 }
 
-/// Remembers across a restart that this signature was accepted.
-pub(super) async fn remember(store: &Store, signed: &Signed, now: i64) -> Result<(), Refusal> {
+/// Remembers, across a restart and for other coordinators on the same database, that this
+/// signature was accepted. Refuses one that is remembered already.
+pub(super) async fn remember(store: &Store, signed: &Signed) -> Result<(), Refusal> {
     let mut tx = store.write().await?;
-    tx.remember_signature(&signed.machine, &signed.nonce, forget_at(signed), now)
+    let new = tx
+        .remember_signature(&signed.machine, &signed.nonce, forget_at(signed))
         .await?;
     tx.commit().await?;
-    Ok(())
+    if new {
+        return Ok(());
+    }
+    Err(refuse(ReplayError::Replayed))
+}
+
+fn refuse(error: ReplayError) -> Refusal {
+    let code = match error {
+        ReplayError::Replayed => ErrorCode::BadSignature,
+        ReplayError::Full => ErrorCode::Internal,
+    };
+    Refusal::new(code, error.to_string())
 }
 
 fn bad_request(detail: &str) -> Refusal {

@@ -1,5 +1,6 @@
 //! Auth keys.
 
+use super::dialect::{execute, fetch_all, fetch_optional};
 use super::{AuthKeyRow, NewAuthKey, StoreError, Tx, parse, signed, unsigned};
 use sqlx::FromRow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -47,18 +48,18 @@ impl Tx {
     /// # Errors
     /// [`StoreError`].
     pub async fn auth_keys(&mut self) -> Result<Vec<AuthKeyRow>, StoreError> {
-        let rows: Vec<Columns> = sqlx::query_as(
+        let rows: Vec<Columns> = fetch_all!(
+            self,
+            "list the auth keys",
             "SELECT auth_keys.*, users.name AS user_name FROM auth_keys \
              LEFT JOIN users ON users.id = auth_keys.user_id \
-             ORDER BY auth_keys.created_at DESC, auth_keys.id",
-        )
-        .fetch_all(&mut *self.inner)
-        .await
-        .map_err(StoreError::doing("list the auth keys"))?;
-        let tags: Vec<(String, String)> = sqlx::query_as("SELECT key_id, tag FROM auth_key_tags")
-            .fetch_all(&mut *self.inner)
-            .await
-            .map_err(StoreError::doing("list the tags of auth keys"))?;
+             ORDER BY auth_keys.created_at DESC, auth_keys.id"
+        )?;
+        let tags: Vec<(String, String)> = fetch_all!(
+            self,
+            "list the tags of auth keys",
+            "SELECT key_id, tag FROM auth_key_tags"
+        )?;
         let mut by_key: BTreeMap<String, BTreeSet<Tag>> = BTreeMap::new();
         for (key, tag) in tags {
             by_key.entry(key).or_default().insert(parse("tag", &tag)?);
@@ -76,26 +77,25 @@ impl Tx {
     /// # Errors
     /// [`StoreError`].
     pub async fn auth_key(&mut self, id: &KeyId) -> Result<Option<AuthKeyRow>, StoreError> {
-        let columns: Option<Columns> = sqlx::query_as(
+        let columns: Option<Columns> = fetch_optional!(
+            self,
+            "look an auth key up",
             "SELECT auth_keys.*, users.name AS user_name FROM auth_keys \
-             LEFT JOIN users ON users.id = auth_keys.user_id WHERE auth_keys.id = ?",
-        )
-        .bind(&id.0)
-        .fetch_optional(&mut *self.inner)
-        .await
-        .map_err(StoreError::doing("look an auth key up"))?;
+             LEFT JOIN users ON users.id = auth_keys.user_id WHERE auth_keys.id = $1",
+            &id.0
+        )?;
         let Some(columns) = columns else {
             return Ok(None);
         };
-        let tags: Vec<String> =
-            sqlx::query_scalar("SELECT tag FROM auth_key_tags WHERE key_id = ?")
-                .bind(&id.0)
-                .fetch_all(&mut *self.inner)
-                .await
-                .map_err(StoreError::doing("look the tags of an auth key up"))?;
+        let tags: Vec<(String,)> = fetch_all!(
+            self,
+            "look the tags of an auth key up",
+            "SELECT tag FROM auth_key_tags WHERE key_id = $1",
+            &id.0
+        )?;
         let tags = tags
             .iter()
-            .map(|tag| parse("tag", tag))
+            .map(|(tag,)| parse("tag", tag))
             .collect::<Result<_, _>>()?;
         columns.row(tags).map(Some)
     }
@@ -105,28 +105,28 @@ impl Tx {
     /// # Errors
     /// [`StoreError`].
     pub async fn insert_auth_key(&mut self, key: &NewAuthKey) -> Result<(), StoreError> {
-        sqlx::query(
+        execute!(
+            self,
+            "store an auth key",
             "INSERT INTO auth_keys \
              (id, secret_hash, user_id, reusable, ephemeral, created_at, expires_at) \
-             VALUES (?, ?, ?, ?, ?, ?, ?)",
-        )
-        .bind(&key.id.0)
-        .bind(&key.secret_hash)
-        .bind(key.user.map(|id| signed(id.0)))
-        .bind(key.reusable)
-        .bind(key.ephemeral)
-        .bind(key.created_at)
-        .bind(key.expires_at)
-        .execute(&mut *self.inner)
-        .await
-        .map_err(StoreError::doing("store an auth key"))?;
+             VALUES ($1, $2, $3, $4, $5, $6, $7)",
+            &key.id.0,
+            &key.secret_hash,
+            key.user.map(|id| signed(id.0)),
+            key.reusable,
+            key.ephemeral,
+            key.created_at,
+            key.expires_at
+        )?;
         for tag in &key.tags {
-            sqlx::query("INSERT INTO auth_key_tags (key_id, tag) VALUES (?, ?)")
-                .bind(&key.id.0)
-                .bind(tag.as_str())
-                .execute(&mut *self.inner)
-                .await
-                .map_err(StoreError::doing("store the tags of an auth key"))?;
+            execute!(
+                self,
+                "store the tags of an auth key",
+                "INSERT INTO auth_key_tags (key_id, tag) VALUES ($1, $2)",
+                &key.id.0,
+                tag.as_str()
+            )?;
         }
         Ok(())
     }
@@ -136,11 +136,12 @@ impl Tx {
     /// # Errors
     /// [`StoreError`].
     pub async fn count_auth_key_use(&mut self, id: &KeyId) -> Result<(), StoreError> {
-        sqlx::query("UPDATE auth_keys SET uses = uses + 1 WHERE id = ?")
-            .bind(&id.0)
-            .execute(&mut *self.inner)
-            .await
-            .map_err(StoreError::doing("mark an auth key as used"))?;
+        execute!(
+            self,
+            "mark an auth key as used",
+            "UPDATE auth_keys SET uses = uses + 1 WHERE id = $1",
+            &id.0
+        )?;
         Ok(())
     }
 
@@ -149,12 +150,13 @@ impl Tx {
     /// # Errors
     /// [`StoreError`].
     pub async fn revoke_auth_key(&mut self, id: &KeyId, now: i64) -> Result<(), StoreError> {
-        sqlx::query("UPDATE auth_keys SET revoked_at = coalesce(revoked_at, ?) WHERE id = ?")
-            .bind(now)
-            .bind(&id.0)
-            .execute(&mut *self.inner)
-            .await
-            .map_err(StoreError::doing("revoke an auth key"))?;
+        execute!(
+            self,
+            "revoke an auth key",
+            "UPDATE auth_keys SET revoked_at = coalesce(revoked_at, $1) WHERE id = $2",
+            now,
+            &id.0
+        )?;
         Ok(())
     }
 }

@@ -1,5 +1,6 @@
 //! Numbers of network maps, and signatures that were accepted.
 
+use super::dialect::{execute, fetch_all, fetch_one};
 use super::{StoreError, StoredMap, Tx, parse, signed, unsigned};
 use weir_overlay::{Generation, MachinePublicKey, NodeId};
 
@@ -9,10 +10,11 @@ impl Tx {
     /// # Errors
     /// [`StoreError`].
     pub async fn newest_generation(&mut self) -> Result<Generation, StoreError> {
-        let number: i64 = sqlx::query_scalar("SELECT generation FROM newest_generation")
-            .fetch_one(&mut *self.inner)
-            .await
-            .map_err(StoreError::doing("read the newest generation"))?;
+        let (number,): (i64,) = fetch_one!(
+            self,
+            "read the newest generation",
+            "SELECT generation FROM newest_generation"
+        )?;
         unsigned("generation", number).map(Generation)
     }
 
@@ -21,11 +23,12 @@ impl Tx {
     /// # Errors
     /// [`StoreError`].
     pub async fn set_newest_generation(&mut self, newest: Generation) -> Result<(), StoreError> {
-        sqlx::query("UPDATE newest_generation SET generation = max(generation, ?)")
-            .bind(signed(newest.0))
-            .execute(&mut *self.inner)
-            .await
-            .map_err(StoreError::doing("store the newest generation"))?;
+        execute!(
+            self,
+            "store the newest generation",
+            "UPDATE newest_generation SET generation = $1 WHERE generation < $1",
+            signed(newest.0)
+        )?;
         Ok(())
     }
 
@@ -34,11 +37,11 @@ impl Tx {
     /// # Errors
     /// [`StoreError`].
     pub async fn stored_maps(&mut self) -> Result<Vec<StoredMap>, StoreError> {
-        let rows: Vec<(i64, i64, String)> =
-            sqlx::query_as("SELECT node_id, generation, digest FROM maps ORDER BY node_id")
-                .fetch_all(&mut *self.inner)
-                .await
-                .map_err(StoreError::doing("read the generations of the maps"))?;
+        let rows: Vec<(i64, i64, String)> = fetch_all!(
+            self,
+            "read the generations of the maps",
+            "SELECT node_id, generation, digest FROM maps ORDER BY node_id"
+        )?;
         rows.into_iter()
             .map(|(node, generation, digest)| {
                 Ok(StoredMap {
@@ -55,17 +58,16 @@ impl Tx {
     /// # Errors
     /// [`StoreError`].
     pub async fn set_stored_map(&mut self, map: &StoredMap) -> Result<(), StoreError> {
-        sqlx::query(
+        execute!(
+            self,
+            "store the generation of a map",
             "INSERT INTO maps (node_id, generation, digest) \
-             SELECT id, ?2, ?3 FROM nodes WHERE id = ?1 \
-             ON CONFLICT (node_id) DO UPDATE SET generation = ?2, digest = ?3",
-        )
-        .bind(signed(map.node.0))
-        .bind(signed(map.generation.0))
-        .bind(&map.digest)
-        .execute(&mut *self.inner)
-        .await
-        .map_err(StoreError::doing("store the generation of a map"))?;
+             SELECT id, $2, $3 FROM nodes WHERE id = $1 \
+             ON CONFLICT (node_id) DO UPDATE SET generation = $2, digest = $3",
+            signed(map.node.0),
+            signed(map.generation.0),
+            &map.digest
+        )?;
         Ok(())
     }
 
@@ -77,13 +79,12 @@ impl Tx {
         &mut self,
         now: i64,
     ) -> Result<Vec<(MachinePublicKey, String, i64)>, StoreError> {
-        let rows: Vec<(String, String, i64)> = sqlx::query_as(
-            "SELECT machine_key, nonce, forget_at FROM accepted_signatures WHERE forget_at > ?",
-        )
-        .bind(now)
-        .fetch_all(&mut *self.inner)
-        .await
-        .map_err(StoreError::doing("read the accepted signatures"))?;
+        let rows: Vec<(String, String, i64)> = fetch_all!(
+            self,
+            "read the accepted signatures",
+            "SELECT machine_key, nonce, forget_at FROM accepted_signatures WHERE forget_at > $1",
+            now
+        )?;
         rows.into_iter()
             .map(|(machine, nonce, forget_at)| {
                 Ok((parse("machine key", &machine)?, nonce, forget_at))
@@ -91,7 +92,8 @@ impl Tx {
             .collect()
     }
 
-    /// Remembers a signature until `forget_at`, and forgets those whose time is over.
+    /// Remembers a signature until `forget_at`. Says whether it is new: of two coordinators that
+    /// were sent the same one, one is told that it is not.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -100,23 +102,30 @@ impl Tx {
         machine: &MachinePublicKey,
         nonce: &str,
         forget_at: i64,
-        now: i64,
-    ) -> Result<(), StoreError> {
-        sqlx::query("DELETE FROM accepted_signatures WHERE forget_at <= ?")
-            .bind(now)
-            .execute(&mut *self.inner)
-            .await
-            .map_err(StoreError::doing("forget old signatures"))?;
-        sqlx::query(
-            "INSERT OR IGNORE INTO accepted_signatures (machine_key, nonce, forget_at) \
-             VALUES (?, ?, ?)",
-        )
-        .bind(machine.to_string())
-        .bind(nonce)
-        .bind(forget_at)
-        .execute(&mut *self.inner)
-        .await
-        .map_err(StoreError::doing("remember a signature"))?;
+    ) -> Result<bool, StoreError> {
+        let added = execute!(
+            self,
+            "remember a signature",
+            "INSERT INTO accepted_signatures (machine_key, nonce, forget_at) \
+             VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+            machine.to_string(),
+            nonce,
+            forget_at
+        )?;
+        Ok(added > 0)
+    }
+
+    /// Forgets the signatures whose time is over.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn forget_signatures(&mut self, now: i64) -> Result<(), StoreError> {
+        execute!(
+            self,
+            "forget old signatures",
+            "DELETE FROM accepted_signatures WHERE forget_at <= $1",
+            now
+        )?;
         Ok(())
     }
 }

@@ -1,11 +1,15 @@
-//! Everything the coordinator remembers, in SQLite. No SQL exists outside of this module.
+//! Everything the coordinator remembers, in SQLite or PostgreSQL. No SQL exists outside of this
+//! module, and each statement exists once (`dialect`).
 //!
 //! All reading and writing goes through a [`Tx`]: one consistent view, and for writers one
 //! all-or-nothing change that carries its own audit row. What may change is decided by the
 //! callers (`enrolment`, `admin`), who see typed rows and never text.
 
 mod audit;
+mod audit_chain;
 mod auth_keys;
+mod database;
+mod dialect;
 mod maps;
 mod nodes;
 mod open;
@@ -14,14 +18,17 @@ mod routes;
 mod rows;
 mod users;
 
-pub use audit::{Actor, AuditEntry};
+pub use audit::{Actor, AuditEntry, AuditRow};
+pub use audit_chain::{AuditFlaw, AuditHead, AuditReport};
+pub use database::{Database, DatabaseUrlError};
 pub use open::OpenError;
 pub use routes::Decision;
 pub use rows::{
     AuthKeyRow, NewAuthKey, NewNode, NodeRow, PolicyRow, RevisionRow, RouteRow, StoredMap, UserRow,
 };
 
-use sqlx::{Sqlite, SqlitePool, Transaction};
+use dialect::{Inner, execute, fetch_one};
+use sqlx::{PgPool, SqlitePool};
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 use tokio::{
     sync::{Mutex, OwnedMutexGuard},
@@ -35,10 +42,17 @@ const WRITE_DEADLINE: Duration = Duration::from_secs(30);
 /// The database. Cheap to clone: clones share the connections.
 #[derive(Clone)]
 pub struct Store {
-    pool: SqlitePool,
-    /// Writers queue here, first come first served, and not inside SQLite: there each would hold
-    /// a connection that readers need, and whoever waits longest could be starved.
+    pool: Pool,
+    /// Writers queue here, first come first served, and not inside the database: there each would
+    /// hold a connection that readers need, and whoever waits longest could be starved.
     writer: Arc<Mutex<()>>,
+}
+
+/// The connections to either.
+#[derive(Clone)]
+enum Pool {
+    Sqlite(SqlitePool),
+    Postgres(PgPool),
 }
 
 impl fmt::Debug for Store {
@@ -55,7 +69,7 @@ pub enum StoreError {
     Database {
         /// What was being done: "list the nodes".
         doing: &'static str,
-        /// What SQLite says.
+        /// What the database says.
         #[source]
         source: sqlx::Error,
     },
@@ -84,7 +98,11 @@ impl StoreError {
 /// A consistent view of the database and, when it was begun for writing, a change of it. What is
 /// not committed is undone when it is dropped.
 pub struct Tx {
-    inner: Transaction<'static, Sqlite>,
+    inner: Inner,
+    /// Whether what network maps are made of was changed.
+    network_changed: bool,
+    /// The newest entry that was written to the audit log.
+    recorded: Option<AuditHead>,
     // Behind the transaction, so that it is dropped after it.
     _turn: Option<OwnedMutexGuard<()>>,
 }
@@ -102,50 +120,100 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`].
     pub async fn read(&self) -> Result<Tx, StoreError> {
-        let inner = self
-            .pool
-            .begin()
-            .await
-            .map_err(StoreError::doing("begin to read the database"))?;
-        Ok(Tx { inner, _turn: None })
+        let inner = match &self.pool {
+            Pool::Sqlite(pool) => pool.begin().await.map(Inner::Sqlite),
+            Pool::Postgres(pool) => pool
+                .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                .await
+                .map(Inner::Postgres),
+        };
+        Ok(Tx::new(
+            inner.map_err(StoreError::doing("begin to read the database"))?,
+            None,
+        ))
     }
 
-    /// Begins a change. Changes run one after the other: this waits for the one before.
+    /// Begins a change. Changes run one after the other, also those of other coordinators on the
+    /// same database: this waits for the one before.
     ///
     /// # Errors
     /// [`StoreError::Database`]; [`StoreError::Busy`] when the wait took longer than half a minute.
     pub async fn write(&self) -> Result<Tx, StoreError> {
+        let doing = "begin to change the database";
         let turn = timeout(WRITE_DEADLINE, Arc::clone(&self.writer).lock_owned())
             .await
             .map_err(|_| StoreError::Busy)?;
-        // A transaction that starts by reading and then writes could be refused half-way.
-        let inner = self
-            .pool
-            .begin_with("BEGIN IMMEDIATE")
-            .await
-            .map_err(StoreError::doing("begin to change the database"))?;
-        Ok(Tx {
-            inner,
-            _turn: Some(turn),
-        })
+        let inner = match &self.pool {
+            // A transaction that starts by reading and then writes could be refused half-way.
+            Pool::Sqlite(pool) => pool.begin_with("BEGIN IMMEDIATE").await.map(Inner::Sqlite),
+            Pool::Postgres(pool) => pool.begin().await.map(Inner::Postgres),
+        };
+        let mut tx = Tx::new(inner.map_err(StoreError::doing(doing))?, Some(turn));
+        if let Inner::Postgres(inner) = &mut tx.inner {
+            // Whoever has this row has the turn.
+            sqlx::query("SELECT number FROM revision FOR UPDATE")
+                .execute(&mut **inner)
+                .await
+                .map_err(StoreError::doing(doing))?;
+        }
+        Ok(tx)
     }
 
     /// Closes the connections, so that nothing is left in the write-ahead log.
     pub async fn close(&self) {
-        self.pool.close().await;
+        match &self.pool {
+            Pool::Sqlite(pool) => pool.close().await,
+            Pool::Postgres(pool) => pool.close().await,
+        }
     }
 }
 
 impl Tx {
+    const fn new(inner: Inner, turn: Option<OwnedMutexGuard<()>>) -> Self {
+        Self {
+            inner,
+            network_changed: false,
+            recorded: None,
+            _turn: turn,
+        }
+    }
+
+    /// How often what network maps are made of has changed.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn revision(&mut self) -> Result<u64, StoreError> {
+        let (number,): (i64,) = fetch_one!(
+            self,
+            "read the revision of the network",
+            "SELECT number FROM revision"
+        )?;
+        unsigned("revision of the network", number)
+    }
+
     /// Makes the change last.
     ///
     /// # Errors
-    /// [`StoreError::Database`]; then nothing was changed.
-    pub async fn commit(self) -> Result<(), StoreError> {
-        self.inner
-            .commit()
-            .await
-            .map_err(StoreError::doing("commit a change"))
+    /// [`StoreError::Database`]. Then nothing was changed, unless the connection broke while the
+    /// database was saying that it is done.
+    pub async fn commit(mut self) -> Result<(), StoreError> {
+        if self.network_changed {
+            execute!(
+                self,
+                "count a change of the network",
+                "UPDATE revision SET number = number + 1"
+            )?;
+        }
+        match self.inner {
+            Inner::Sqlite(inner) => inner.commit().await,
+            Inner::Postgres(inner) => inner.commit().await,
+        }
+        .map_err(StoreError::doing("commit a change"))?;
+        if let Some(head) = self.recorded {
+            // Whoever keeps the log elsewhere can hold the audit log against it.
+            tracing::info!(%head, "the audit log grew");
+        }
+        Ok(())
     }
 }
 
@@ -165,7 +233,7 @@ fn unsigned(expected: &'static str, value: i64) -> Result<u64, StoreError> {
     })
 }
 
-/// SQLite's integers are signed; our ids start at 1 and count up, so the upper half is never used.
+/// The databases' integers are signed; our ids start at 1 and count up, so the upper half is never used.
 fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }

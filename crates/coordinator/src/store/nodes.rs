@@ -1,5 +1,6 @@
 //! Enrolled machines.
 
+use super::dialect::{execute, fetch_all, fetch_one, fetch_optional};
 use super::{NewNode, NodeRow, StoreError, Tx, parse, signed, unsigned};
 use serde::{Serialize, de::DeserializeOwned};
 use sqlx::FromRow;
@@ -100,17 +101,17 @@ impl Tx {
     /// # Errors
     /// [`StoreError`].
     pub async fn nodes(&mut self) -> Result<Vec<NodeRow>, StoreError> {
-        let rows: Vec<Columns> = sqlx::query_as(
+        let rows: Vec<Columns> = fetch_all!(
+            self,
+            "list the nodes",
             "SELECT nodes.*, users.name AS user_name FROM nodes \
-             LEFT JOIN users ON users.id = nodes.user_id ORDER BY nodes.id",
-        )
-        .fetch_all(&mut *self.inner)
-        .await
-        .map_err(StoreError::doing("list the nodes"))?;
-        let tags: Vec<(i64, String)> = sqlx::query_as("SELECT node_id, tag FROM node_tags")
-            .fetch_all(&mut *self.inner)
-            .await
-            .map_err(StoreError::doing("list the tags of nodes"))?;
+             LEFT JOIN users ON users.id = nodes.user_id ORDER BY nodes.id"
+        )?;
+        let tags: Vec<(i64, String)> = fetch_all!(
+            self,
+            "list the tags of nodes",
+            "SELECT node_id, tag FROM node_tags"
+        )?;
         let mut by_node: BTreeMap<i64, BTreeSet<Tag>> = BTreeMap::new();
         for (node, tag) in tags {
             by_node.entry(node).or_default().insert(parse("tag", &tag)?);
@@ -127,14 +128,15 @@ impl Tx {
         let Some(columns) = columns else {
             return Ok(None);
         };
-        let tags: Vec<String> = sqlx::query_scalar("SELECT tag FROM node_tags WHERE node_id = ?")
-            .bind(columns.id)
-            .fetch_all(&mut *self.inner)
-            .await
-            .map_err(StoreError::doing("look the tags of a node up"))?;
+        let tags: Vec<(String,)> = fetch_all!(
+            self,
+            "look the tags of a node up",
+            "SELECT tag FROM node_tags WHERE node_id = $1",
+            columns.id
+        )?;
         let tags = tags
             .iter()
-            .map(|tag| parse("tag", tag))
+            .map(|(tag,)| parse("tag", tag))
             .collect::<Result<_, _>>()?;
         columns.row(tags).map(Some)
     }
@@ -147,14 +149,13 @@ impl Tx {
         &mut self,
         key: &MachinePublicKey,
     ) -> Result<Option<NodeRow>, StoreError> {
-        let columns = sqlx::query_as(
+        let columns = fetch_optional!(
+            self,
+            "look a node up by its machine key",
             "SELECT nodes.*, users.name AS user_name FROM nodes \
-             LEFT JOIN users ON users.id = nodes.user_id WHERE nodes.machine_key = ?",
-        )
-        .bind(key.to_string())
-        .fetch_optional(&mut *self.inner)
-        .await
-        .map_err(StoreError::doing("look a node up by its machine key"))?;
+             LEFT JOIN users ON users.id = nodes.user_id WHERE nodes.machine_key = $1",
+            key.to_string()
+        )?;
         self.with_tags(columns).await
     }
 
@@ -166,14 +167,13 @@ impl Tx {
         &mut self,
         key: &NodePublicKey,
     ) -> Result<Option<NodeRow>, StoreError> {
-        let columns = sqlx::query_as(
+        let columns = fetch_optional!(
+            self,
+            "look a node up by its node key",
             "SELECT nodes.*, users.name AS user_name FROM nodes \
-             LEFT JOIN users ON users.id = nodes.user_id WHERE nodes.node_key = ?",
-        )
-        .bind(key.to_string())
-        .fetch_optional(&mut *self.inner)
-        .await
-        .map_err(StoreError::doing("look a node up by its node key"))?;
+             LEFT JOIN users ON users.id = nodes.user_id WHERE nodes.node_key = $1",
+            key.to_string()
+        )?;
         self.with_tags(columns).await
     }
 
@@ -182,16 +182,15 @@ impl Tx {
     /// # Errors
     /// [`StoreError`].
     pub async fn node_by_name_or_id(&mut self, text: &str) -> Result<Option<NodeRow>, StoreError> {
-        let columns = sqlx::query_as(
+        let columns = fetch_optional!(
+            self,
+            "look a node up",
             "SELECT nodes.*, users.name AS user_name FROM nodes \
              LEFT JOIN users ON users.id = nodes.user_id \
-             WHERE nodes.name = ?1 OR nodes.id = ?2 ORDER BY nodes.name = ?1 DESC LIMIT 1",
-        )
-        .bind(text)
-        .bind(text.parse::<i64>().ok())
-        .fetch_optional(&mut *self.inner)
-        .await
-        .map_err(StoreError::doing("look a node up"))?;
+             WHERE nodes.name = $1 OR nodes.id = $2 ORDER BY nodes.name = $1 DESC LIMIT 1",
+            text,
+            text.parse::<i64>().ok()
+        )?;
         self.with_tags(columns).await
     }
 
@@ -200,31 +199,31 @@ impl Tx {
     /// # Errors
     /// [`StoreError`].
     pub async fn insert_node(&mut self, node: &NewNode) -> Result<NodeId, StoreError> {
-        let id: i64 = sqlx::query_scalar(
+        let (id,): (i64,) = fetch_one!(
+            self,
+            "store a node",
             "INSERT INTO nodes (machine_key, node_key, name, user_id, ephemeral, ipv4, ipv6, \
              hostname, version, os, listen_port, host_addresses, fixed_endpoint, \
              observed_address, created_at, last_seen_at) \
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?15, ?15) RETURNING id",
-        )
-        .bind(node.machine_key.to_string())
-        .bind(node.node_key.to_string())
-        .bind(node.name.as_str())
-        .bind(node.user.map(|id| signed(id.0)))
-        .bind(node.ephemeral)
-        .bind(node.ipv4.to_string())
-        .bind(node.ipv6.to_string())
-        .bind(&node.host.hostname)
-        .bind(&node.host.version)
-        .bind(&node.host.os)
-        .bind(node.host.listen_port)
-        .bind(to_json("the addresses of a host", &node.host.addresses)?)
-        .bind(node.host.endpoint.map(|endpoint| endpoint.to_string()))
-        .bind(node.observed_address.to_string())
-        .bind(node.created_at)
-        .fetch_one(&mut *self.inner)
-        .await
-        .map_err(StoreError::doing("store a node"))?;
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $15) RETURNING id",
+            node.machine_key.to_string(),
+            node.node_key.to_string(),
+            node.name.as_str(),
+            node.user.map(|id| signed(id.0)),
+            node.ephemeral,
+            node.ipv4.to_string(),
+            node.ipv6.to_string(),
+            &node.host.hostname,
+            &node.host.version,
+            &node.host.os,
+            i64::from(node.host.listen_port),
+            to_json("the addresses of a host", &node.host.addresses)?,
+            node.host.endpoint.map(|endpoint| endpoint.to_string()),
+            node.observed_address.to_string(),
+            node.created_at
+        )?;
         let id = NodeId(unsigned("node id", id)?);
+        self.network_changed = true;
         self.set_node_tags(id, &node.tags).await?;
         Ok(id)
     }
@@ -238,19 +237,22 @@ impl Tx {
         id: NodeId,
         tags: &BTreeSet<Tag>,
     ) -> Result<(), StoreError> {
+        self.network_changed = true;
         let doing = "store the tags of a node";
-        sqlx::query("DELETE FROM node_tags WHERE node_id = ?")
-            .bind(signed(id.0))
-            .execute(&mut *self.inner)
-            .await
-            .map_err(StoreError::doing(doing))?;
+        execute!(
+            self,
+            doing,
+            "DELETE FROM node_tags WHERE node_id = $1",
+            signed(id.0)
+        )?;
         for tag in tags {
-            sqlx::query("INSERT INTO node_tags (node_id, tag) VALUES (?, ?)")
-                .bind(signed(id.0))
-                .bind(tag.as_str())
-                .execute(&mut *self.inner)
-                .await
-                .map_err(StoreError::doing(doing))?;
+            execute!(
+                self,
+                doing,
+                "INSERT INTO node_tags (node_id, tag) VALUES ($1, $2)",
+                signed(id.0),
+                tag.as_str()
+            )?;
         }
         Ok(())
     }
@@ -264,12 +266,14 @@ impl Tx {
         id: NodeId,
         user: Option<UserId>,
     ) -> Result<(), StoreError> {
-        sqlx::query("UPDATE nodes SET user_id = ? WHERE id = ?")
-            .bind(user.map(|user| signed(user.0)))
-            .bind(signed(id.0))
-            .execute(&mut *self.inner)
-            .await
-            .map_err(StoreError::doing("store the owner of a node"))?;
+        self.network_changed = true;
+        execute!(
+            self,
+            "store the owner of a node",
+            "UPDATE nodes SET user_id = $1 WHERE id = $2",
+            user.map(|user| signed(user.0)),
+            signed(id.0)
+        )?;
         Ok(())
     }
 
@@ -284,22 +288,22 @@ impl Tx {
         host: &HostInfo,
         observed_address: IpAddr,
     ) -> Result<(), StoreError> {
-        sqlx::query(
-            "UPDATE nodes SET name = ?, hostname = ?, version = ?, os = ?, listen_port = ?, \
-             host_addresses = ?, fixed_endpoint = ?, observed_address = ? WHERE id = ?",
-        )
-        .bind(name.as_str())
-        .bind(&host.hostname)
-        .bind(&host.version)
-        .bind(&host.os)
-        .bind(host.listen_port)
-        .bind(to_json("the addresses of a host", &host.addresses)?)
-        .bind(host.endpoint.map(|endpoint| endpoint.to_string()))
-        .bind(observed_address.to_string())
-        .bind(signed(id.0))
-        .execute(&mut *self.inner)
-        .await
-        .map_err(StoreError::doing("store what a node tells of its host"))?;
+        self.network_changed = true;
+        execute!(
+            self,
+            "store what a node tells of its host",
+            "UPDATE nodes SET name = $1, hostname = $2, version = $3, os = $4, listen_port = $5, \
+             host_addresses = $6, fixed_endpoint = $7, observed_address = $8 WHERE id = $9",
+            name.as_str(),
+            &host.hostname,
+            &host.version,
+            &host.os,
+            i64::from(host.listen_port),
+            to_json("the addresses of a host", &host.addresses)?,
+            host.endpoint.map(|endpoint| endpoint.to_string()),
+            observed_address.to_string(),
+            signed(id.0)
+        )?;
         Ok(())
     }
 
@@ -312,12 +316,14 @@ impl Tx {
         id: NodeId,
         key: &NodePublicKey,
     ) -> Result<(), StoreError> {
-        sqlx::query("UPDATE nodes SET node_key = ? WHERE id = ?")
-            .bind(key.to_string())
-            .bind(signed(id.0))
-            .execute(&mut *self.inner)
-            .await
-            .map_err(StoreError::doing("store the key of a node"))?;
+        self.network_changed = true;
+        execute!(
+            self,
+            "store the key of a node",
+            "UPDATE nodes SET node_key = $1 WHERE id = $2",
+            key.to_string(),
+            signed(id.0)
+        )?;
         Ok(())
     }
 
@@ -326,16 +332,19 @@ impl Tx {
     /// # Errors
     /// [`StoreError`].
     pub async fn rename_node(&mut self, id: NodeId, name: &NodeName) -> Result<(), StoreError> {
-        sqlx::query("UPDATE nodes SET name = ?, named_by_admin = 1 WHERE id = ?")
-            .bind(name.as_str())
-            .bind(signed(id.0))
-            .execute(&mut *self.inner)
-            .await
-            .map_err(StoreError::doing("rename a node"))?;
+        self.network_changed = true;
+        execute!(
+            self,
+            "rename a node",
+            "UPDATE nodes SET name = $1, named_by_admin = TRUE WHERE id = $2",
+            name.as_str(),
+            signed(id.0)
+        )?;
         Ok(())
     }
 
-    /// Remembers that a node was heard of, and from where.
+    /// Remembers that a node was heard of, and from where. Says whether that is elsewhere than
+    /// before.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -344,18 +353,28 @@ impl Tx {
         id: NodeId,
         observed_address: Option<IpAddr>,
         now: i64,
-    ) -> Result<(), StoreError> {
-        sqlx::query(
-            "UPDATE nodes SET last_seen_at = max(last_seen_at, ?), \
-             observed_address = coalesce(?, observed_address) WHERE id = ?",
-        )
-        .bind(now)
-        .bind(observed_address.map(|address| address.to_string()))
-        .bind(signed(id.0))
-        .execute(&mut *self.inner)
-        .await
-        .map_err(StoreError::doing("store when a node was last seen"))?;
-        Ok(())
+    ) -> Result<bool, StoreError> {
+        let doing = "store when a node was last seen";
+        execute!(
+            self,
+            doing,
+            "UPDATE nodes SET last_seen_at = $1 WHERE id = $2 AND last_seen_at < $1",
+            now,
+            signed(id.0)
+        )?;
+        let Some(address) = observed_address else {
+            return Ok(false);
+        };
+        let moved = execute!(
+            self,
+            doing,
+            "UPDATE nodes SET observed_address = $1 \
+             WHERE id = $2 AND observed_address IS DISTINCT FROM $1",
+            address.to_string(),
+            signed(id.0)
+        )?;
+        self.network_changed |= moved > 0;
+        Ok(moved > 0)
     }
 
     /// Remembers what a node has applied and what it could not.
@@ -368,13 +387,14 @@ impl Tx {
         generation: Generation,
         failures: &[ItemFailure],
     ) -> Result<(), StoreError> {
-        sqlx::query("UPDATE nodes SET reported_generation = ?, reported_failures = ? WHERE id = ?")
-            .bind(signed(generation.0))
-            .bind(to_json("the failures of a node", &failures)?)
-            .bind(signed(id.0))
-            .execute(&mut *self.inner)
-            .await
-            .map_err(StoreError::doing("store the report of a node"))?;
+        execute!(
+            self,
+            "store the report of a node",
+            "UPDATE nodes SET reported_generation = $1, reported_failures = $2 WHERE id = $3",
+            signed(generation.0),
+            to_json("the failures of a node", &failures)?,
+            signed(id.0)
+        )?;
         Ok(())
     }
 
@@ -383,11 +403,13 @@ impl Tx {
     /// # Errors
     /// [`StoreError`].
     pub async fn delete_node(&mut self, id: NodeId) -> Result<(), StoreError> {
-        sqlx::query("DELETE FROM nodes WHERE id = ?")
-            .bind(signed(id.0))
-            .execute(&mut *self.inner)
-            .await
-            .map_err(StoreError::doing("delete a node"))?;
+        self.network_changed = true;
+        execute!(
+            self,
+            "delete a node",
+            "DELETE FROM nodes WHERE id = $1",
+            signed(id.0)
+        )?;
         Ok(())
     }
 }

@@ -1,9 +1,10 @@
 //! Opening the database: created when missing, backed up before it is upgraded.
 
-use super::{Store, WRITE_DEADLINE};
+use super::{Database, Pool, Store, StoreError, WRITE_DEADLINE};
 use sqlx::{
-    AssertSqlSafe, SqlitePool,
+    AssertSqlSafe, PgPool, SqlitePool,
     migrate::{MigrateError, Migrator},
+    postgres::{PgConnectOptions, PgPoolOptions},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use std::{
@@ -12,10 +13,21 @@ use std::{
     time::Duration,
 };
 
-static MIGRATIONS: Migrator = sqlx::migrate!();
+// Numbered alike: a number stands for the same tables in both.
+static SQLITE_MIGRATIONS: Migrator = sqlx::migrate!("./migrations/sqlite");
+static POSTGRES_MIGRATIONS: Migrator = sqlx::migrate!("./migrations/postgres");
 
 /// How long a statement waits for another process, such as the sqlite3 shell of an admin.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a request waits for a connection to a server that may be gone.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+/// How PostgreSQL ends what takes too long, as settings of each session: a coordinator that hangs
+/// in the middle of a change must not hold up the others for ever.
+const SESSION: [(&str, &str); 3] = [
+    ("lock_timeout", "30s"),
+    ("statement_timeout", "60s"),
+    ("idle_in_transaction_session_timeout", "30s"),
+];
 
 /// Why the database cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -32,15 +44,27 @@ pub enum OpenError {
         #[source]
         source: sqlx::Error,
     },
+    /// The server does not let us in, or is not there.
+    #[error(
+        "cannot use the database {database}: is the server running, does the database exist, and \
+         may this user own tables in it?"
+    )]
+    Connect {
+        /// Which.
+        database: String,
+        /// What PostgreSQL says.
+        #[source]
+        source: sqlx::Error,
+    },
     /// Written by a newer coordinator.
     #[error(
-        "the database {path} was written by a newer version of the coordinator (schema {found}, \
-         this one knows {known}): install that version again"
+        "the database {database} was written by a newer version of the coordinator (schema \
+         {found}, this one knows {known}): install that version again"
     )]
     Newer {
-        /// The file.
-        path: PathBuf,
-        /// The schema in the file.
+        /// Which.
+        database: String,
+        /// The schema in it.
         found: i64,
         /// The newest schema of this program.
         known: i64,
@@ -55,80 +79,158 @@ pub enum OpenError {
         source: sqlx::Error,
     },
     /// The upgrade failed; what was there is in the backup.
-    #[error("cannot upgrade the database {path}")]
+    #[error("cannot upgrade the database {database}")]
     Migrate {
-        /// The file.
-        path: PathBuf,
+        /// Which.
+        database: String,
         /// What went wrong.
         #[source]
         source: MigrateError,
     },
+    /// The upgrade worked, and then the database could not be used.
+    #[error("cannot use the database {database} after upgrading it")]
+    Use {
+        /// Which.
+        database: String,
+        /// What went wrong.
+        #[source]
+        source: StoreError,
+    },
 }
 
 impl Store {
-    /// Opens the database file, creating it when it does not exist and upgrading it when it is of
-    /// an older version; a copy is made before that.
+    /// Opens the database, creating a file when it does not exist, and upgrades it when it is of an
+    /// older version. A file is copied before that.
     ///
     /// # Errors
     /// [`OpenError`].
-    pub async fn open(path: &Path) -> Result<Self, OpenError> {
-        let failed = |source| OpenError::Open {
-            path: path.to_owned(),
-            source,
+    pub async fn open(database: &Database) -> Result<Self, OpenError> {
+        let pool = match database {
+            Database::File(path) => Pool::Sqlite(open_file(path).await?),
+            Database::Postgres(options) => Pool::Postgres(connect(database, options).await?),
         };
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .foreign_keys(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            // In WAL mode a power cut may take the last changes back, but never tears one apart;
-            // FULL makes every change durable, and changes are rare.
-            .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(BUSY_TIMEOUT);
-        let pool = SqlitePoolOptions::new()
-            .max_connections(8)
-            .acquire_timeout(WRITE_DEADLINE)
-            .connect_with(options)
-            .await
-            .map_err(failed)?;
-        let known = MIGRATIONS
-            .iter()
-            .map(|step| step.version)
-            .max()
-            .unwrap_or(0);
-        match schema_version(&pool).await.map_err(failed)? {
-            Some(found) if found > known => {
-                return Err(OpenError::Newer {
-                    path: path.to_owned(),
-                    found,
-                    known,
-                });
-            }
-            Some(found) if found < known => back_up(&pool, path, found, known).await?,
-            Some(_) | None => {}
-        }
-        MIGRATIONS
-            .run(&pool)
-            .await
-            .map_err(|source| OpenError::Migrate {
-                path: path.to_owned(),
-                source,
-            })?;
-        Ok(Self {
+        let store = Self {
             pool,
             writer: Arc::default(),
-        })
+        };
+        store
+            .tie_old_audit()
+            .await
+            .map_err(|source| OpenError::Use {
+                database: database.to_string(),
+                source,
+            })?;
+        Ok(store)
+    }
+
+    async fn tie_old_audit(&self) -> Result<(), StoreError> {
+        let mut tx = self.write().await?;
+        tx.tie_old_audit().await?;
+        tx.commit().await
     }
 }
 
+fn newest(migrations: &Migrator) -> i64 {
+    migrations
+        .iter()
+        .map(|step| step.version)
+        .max()
+        .unwrap_or(0)
+}
+
+async fn open_file(path: &Path) -> Result<SqlitePool, OpenError> {
+    let failed = |source| OpenError::Open {
+        path: path.to_owned(),
+        source,
+    };
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(true)
+        .foreign_keys(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        // In WAL mode a power cut may take the last changes back, but never tears one apart;
+        // FULL makes every change durable, and changes are rare.
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(BUSY_TIMEOUT);
+    let pool = SqlitePoolOptions::new()
+        .max_connections(8)
+        .acquire_timeout(WRITE_DEADLINE)
+        .connect_with(options)
+        .await
+        .map_err(failed)?;
+    let known = newest(&SQLITE_MIGRATIONS);
+    match schema_of_file(&pool).await.map_err(failed)? {
+        Some(found) if found > known => {
+            return Err(OpenError::Newer {
+                database: path.display().to_string(),
+                found,
+                known,
+            });
+        }
+        Some(found) if found < known => back_up(&pool, path, found, known).await?,
+        Some(_) | None => {}
+    }
+    let migrated = SQLITE_MIGRATIONS.run(&pool).await;
+    migrated.map_err(|source| OpenError::Migrate {
+        database: path.display().to_string(),
+        source,
+    })?;
+    Ok(pool)
+}
+
+async fn connect(database: &Database, options: &PgConnectOptions) -> Result<PgPool, OpenError> {
+    let failed = |source| OpenError::Connect {
+        database: database.to_string(),
+        source,
+    };
+    let options = options
+        .clone()
+        .application_name("weir-coordinator")
+        .options(SESSION);
+    let pool = PgPoolOptions::new()
+        .max_connections(8)
+        .acquire_timeout(CONNECT_DEADLINE)
+        .connect_with(options)
+        .await
+        .map_err(failed)?;
+    let known = newest(&POSTGRES_MIGRATIONS);
+    let found = schema_of_server(&pool).await.map_err(failed)?;
+    if let Some(found) = found.filter(|found| *found > known) {
+        return Err(OpenError::Newer {
+            database: database.to_string(),
+            found,
+            known,
+        });
+    }
+    let migrated = POSTGRES_MIGRATIONS.run(&pool).await;
+    migrated.map_err(|source| OpenError::Migrate {
+        database: database.to_string(),
+        source,
+    })?;
+    Ok(pool)
+}
+
 /// The schema version in the file; none when it is new.
-async fn schema_version(pool: &SqlitePool) -> Result<Option<i64>, sqlx::Error> {
+async fn schema_of_file(pool: &SqlitePool) -> Result<Option<i64>, sqlx::Error> {
     let tables: i64 = sqlx::query_scalar(
         "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = '_sqlx_migrations'",
     )
     .fetch_one(pool)
     .await?;
     if tables == 0 {
+        return Ok(None);
+    }
+    sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations WHERE success")
+        .fetch_one(pool)
+        .await
+}
+
+/// The schema version on the server; none when the database is empty.
+async fn schema_of_server(pool: &PgPool) -> Result<Option<i64>, sqlx::Error> {
+    let table: Option<String> = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations')::text")
+        .fetch_one(pool)
+        .await?;
+    if table.is_none() {
         return Ok(None);
     }
     sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations WHERE success")
@@ -160,17 +262,30 @@ async fn back_up(pool: &SqlitePool, path: &Path, found: i64, known: i64) -> Resu
 mod tests {
     use super::*;
 
+    async fn open(path: &Path) -> Store {
+        Store::open(&Database::File(path.to_owned())).await.unwrap()
+    }
+
+    async fn execute(store: &Store, statement: &'static str) {
+        let Pool::Sqlite(pool) = &store.pool else {
+            panic!("a file was opened");
+        };
+        sqlx::query(statement).execute(pool).await.unwrap();
+    }
+
     #[tokio::test]
     async fn a_backup_is_a_whole_database() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("it's.db");
-        let store = Store::open(&path).await.unwrap();
+        let store = open(&path).await;
         let mut tx = store.write().await.unwrap();
         tx.insert_user("alice", 0).await.unwrap();
         tx.commit().await.unwrap();
-        back_up(&store.pool, &path, 1, 2).await.unwrap();
-        let copy = directory.path().join("it's.db.before-2-from-1");
-        let copy = Store::open(&copy).await.unwrap();
+        let Pool::Sqlite(pool) = &store.pool else {
+            panic!("a file was opened");
+        };
+        back_up(pool, &path, 1, 2).await.unwrap();
+        let copy = open(&directory.path().join("it's.db.before-2-from-1")).await;
         let users = copy.read().await.unwrap().users().await.unwrap();
         assert_eq!(users[0].name, "alice");
     }
@@ -179,38 +294,52 @@ mod tests {
     async fn a_database_of_the_first_version_is_copied_and_upgraded() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a.db");
-        let store = Store::open(&path).await.unwrap();
+        let store = open(&path).await;
         for statement in [
             "ALTER TABLE policies DROP COLUMN note",
+            "ALTER TABLE audit DROP COLUMN origin",
+            "ALTER TABLE audit DROP COLUMN hash",
+            "DROP TABLE audit_head",
+            "DROP TABLE revision",
             "DELETE FROM _sqlx_migrations WHERE version > 1",
             "INSERT INTO policies (text, saved_at, saved_by) VALUES ('{}', 7, 'somebody')",
+            "INSERT INTO audit (id, at, actor, action, subject, after) \
+             VALUES (2, 7, 'somebody', 'policy.set', 'policy', '{}'), \
+                    (5, 8, 'somebody', 'policy.set', 'policy', '{}')",
         ] {
-            sqlx::query(statement).execute(&store.pool).await.unwrap();
+            execute(&store, statement).await;
         }
         store.close().await;
-        let store = Store::open(&path).await.unwrap();
+        let store = open(&path).await;
         let policies = store.read().await.unwrap().newest_policies(2).await;
         let policies = policies.unwrap();
         assert_eq!((policies[0].saved_at, policies[0].note.as_str()), (7, ""));
-        assert!(directory.path().join("a.db.before-2-from-1").exists());
+        let copies: Vec<_> = std::fs::read_dir(directory.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name.contains(".before-") && name.ends_with("-from-1"))
+            .collect();
+        assert_eq!(copies.len(), 1, "{copies:?}");
+        // What was written before there were hashes is tied together, and only once.
+        let report = store.read().await.unwrap().verify_audit(None).await;
+        let report = report.unwrap();
+        assert_eq!((report.entries, report.head.id), (2, 2));
+        assert_eq!(report.flaws, []);
+        execute(&store, "UPDATE audit SET actor = 'nobody' WHERE id = 1").await;
+        store.close().await;
+        let store = open(&path).await;
+        let report = store.read().await.unwrap().verify_audit(None).await;
+        assert_eq!(report.unwrap().flaws.len(), 1);
     }
 
     #[tokio::test]
     async fn what_is_not_committed_is_undone() {
         let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(&directory.path().join("a.db")).await.unwrap();
+        let store = open(&directory.path().join("a.db")).await;
         let mut tx = store.write().await.unwrap();
         tx.insert_user("alice", 0).await.unwrap();
         drop(tx);
-        assert!(
-            store
-                .read()
-                .await
-                .unwrap()
-                .users()
-                .await
-                .unwrap()
-                .is_empty()
-        );
+        let users = store.read().await.unwrap().users().await.unwrap();
+        assert!(users.is_empty());
     }
 }

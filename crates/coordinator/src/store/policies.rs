@@ -1,5 +1,6 @@
 //! Saved policies. Every revision is kept.
 
+use super::dialect::{fetch_all, fetch_one, fetch_optional};
 use super::{PolicyRow, RevisionRow, StoreError, Tx, signed, unsigned};
 
 type Columns = (i64, String, i64, String, String);
@@ -20,14 +21,13 @@ impl Tx {
     /// # Errors
     /// [`StoreError`].
     pub async fn newest_policies(&mut self, limit: u32) -> Result<Vec<PolicyRow>, StoreError> {
-        let rows: Vec<Columns> = sqlx::query_as(
+        let rows: Vec<Columns> = fetch_all!(
+            self,
+            "read the newest policies",
             "SELECT revision, text, saved_at, saved_by, note FROM policies \
-             ORDER BY revision DESC LIMIT ?",
-        )
-        .bind(limit)
-        .fetch_all(&mut *self.inner)
-        .await
-        .map_err(StoreError::doing("read the newest policies"))?;
+             ORDER BY revision DESC LIMIT $1",
+            i64::from(limit)
+        )?;
         rows.into_iter().map(row).collect()
     }
 
@@ -36,13 +36,12 @@ impl Tx {
     /// # Errors
     /// [`StoreError`].
     pub async fn policy(&mut self, revision: u64) -> Result<Option<PolicyRow>, StoreError> {
-        let found: Option<Columns> = sqlx::query_as(
-            "SELECT revision, text, saved_at, saved_by, note FROM policies WHERE revision = ?",
-        )
-        .bind(signed(revision))
-        .fetch_optional(&mut *self.inner)
-        .await
-        .map_err(StoreError::doing("read a policy"))?;
+        let found: Option<Columns> = fetch_optional!(
+            self,
+            "read a policy",
+            "SELECT revision, text, saved_at, saved_by, note FROM policies WHERE revision = $1",
+            signed(revision)
+        )?;
         found.map(row).transpose()
     }
 
@@ -51,15 +50,13 @@ impl Tx {
     /// # Errors
     /// [`StoreError`].
     pub async fn policy_history(&mut self, limit: u32) -> Result<Vec<RevisionRow>, StoreError> {
-        // The length of TEXT is in characters, that of a BLOB in bytes.
-        let rows: Vec<(i64, i64, i64, String, String)> = sqlx::query_as(
-            "SELECT revision, length(CAST(text AS BLOB)), saved_at, saved_by, note FROM policies \
-             ORDER BY revision DESC LIMIT ?",
-        )
-        .bind(limit)
-        .fetch_all(&mut *self.inner)
-        .await
-        .map_err(StoreError::doing("list the policies"))?;
+        let rows: Vec<(i64, i64, i64, String, String)> = fetch_all!(
+            self,
+            "list the policies",
+            "SELECT revision, CAST(octet_length(text) AS BIGINT), saved_at, saved_by, note FROM policies \
+             ORDER BY revision DESC LIMIT $1",
+            i64::from(limit)
+        )?;
         rows.into_iter()
             .map(|(revision, bytes, saved_at, saved_by, note)| {
                 Ok(RevisionRow {
@@ -84,17 +81,17 @@ impl Tx {
         note: &str,
         now: i64,
     ) -> Result<u64, StoreError> {
-        let revision: i64 = sqlx::query_scalar(
-            "INSERT INTO policies (text, saved_at, saved_by, note) VALUES (?, ?, ?, ?) \
+        self.network_changed = true;
+        let (revision,): (i64,) = fetch_one!(
+            self,
+            "save a policy",
+            "INSERT INTO policies (text, saved_at, saved_by, note) VALUES ($1, $2, $3, $4) \
              RETURNING revision",
-        )
-        .bind(text)
-        .bind(now)
-        .bind(saved_by)
-        .bind(note)
-        .fetch_one(&mut *self.inner)
-        .await
-        .map_err(StoreError::doing("save a policy"))?;
+            text,
+            now,
+            saved_by,
+            note
+        )?;
         unsigned("policy revision", revision)
     }
 }

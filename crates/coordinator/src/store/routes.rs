@@ -1,5 +1,6 @@
 //! Routes: advertised by nodes, decided about by admins.
 
+use super::dialect::{execute, fetch_all};
 use super::{RouteRow, StoreError, Tx, parse, signed, unsigned};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -55,11 +56,11 @@ impl Tx {
     /// # Errors
     /// [`StoreError`].
     pub async fn routes(&mut self) -> Result<Vec<RouteRow>, StoreError> {
-        let rows: Vec<Columns> =
-            sqlx::query_as("SELECT node_id, prefix, advertised, decision FROM routes")
-                .fetch_all(&mut *self.inner)
-                .await
-                .map_err(StoreError::doing("list the routes"))?;
+        let rows: Vec<Columns> = fetch_all!(
+            self,
+            "list the routes",
+            "SELECT node_id, prefix, advertised, decision FROM routes"
+        )?;
         sorted(rows)
     }
 
@@ -68,13 +69,12 @@ impl Tx {
     /// # Errors
     /// [`StoreError`].
     pub async fn routes_of(&mut self, node: NodeId) -> Result<Vec<RouteRow>, StoreError> {
-        let rows: Vec<Columns> = sqlx::query_as(
-            "SELECT node_id, prefix, advertised, decision FROM routes WHERE node_id = ?",
-        )
-        .bind(signed(node.0))
-        .fetch_all(&mut *self.inner)
-        .await
-        .map_err(StoreError::doing("list the routes of a node"))?;
+        let rows: Vec<Columns> = fetch_all!(
+            self,
+            "list the routes of a node",
+            "SELECT node_id, prefix, advertised, decision FROM routes WHERE node_id = $1",
+            signed(node.0)
+        )?;
         sorted(rows)
     }
 
@@ -87,28 +87,30 @@ impl Tx {
         node: NodeId,
         prefixes: &BTreeSet<IpNet>,
     ) -> Result<(), StoreError> {
+        self.network_changed = true;
         let doing = "store the advertised routes of a node";
-        sqlx::query("UPDATE routes SET advertised = 0 WHERE node_id = ?")
-            .bind(signed(node.0))
-            .execute(&mut *self.inner)
-            .await
-            .map_err(StoreError::doing(doing))?;
+        execute!(
+            self,
+            doing,
+            "UPDATE routes SET advertised = FALSE WHERE node_id = $1",
+            signed(node.0)
+        )?;
         for prefix in prefixes {
-            sqlx::query(
-                "INSERT INTO routes (node_id, prefix, advertised) VALUES (?, ?, 1) \
-                 ON CONFLICT (node_id, prefix) DO UPDATE SET advertised = 1",
-            )
-            .bind(signed(node.0))
-            .bind(prefix.to_string())
-            .execute(&mut *self.inner)
-            .await
-            .map_err(StoreError::doing(doing))?;
+            execute!(
+                self,
+                doing,
+                "INSERT INTO routes (node_id, prefix, advertised) VALUES ($1, $2, TRUE) \
+                 ON CONFLICT (node_id, prefix) DO UPDATE SET advertised = TRUE",
+                signed(node.0),
+                prefix.to_string()
+            )?;
         }
-        sqlx::query("DELETE FROM routes WHERE node_id = ? AND advertised = 0 AND decision IS NULL")
-            .bind(signed(node.0))
-            .execute(&mut *self.inner)
-            .await
-            .map_err(StoreError::doing(doing))?;
+        execute!(
+            self,
+            doing,
+            "DELETE FROM routes WHERE node_id = $1 AND NOT advertised AND decision IS NULL",
+            signed(node.0)
+        )?;
         Ok(())
     }
 
@@ -123,16 +125,16 @@ impl Tx {
         decision: Decision,
         now: i64,
     ) -> Result<(), StoreError> {
-        sqlx::query(
-            "UPDATE routes SET decision = ?, decided_at = ? WHERE node_id = ? AND prefix = ?",
-        )
-        .bind(decision.as_str())
-        .bind(now)
-        .bind(signed(node.0))
-        .bind(prefix.to_string())
-        .execute(&mut *self.inner)
-        .await
-        .map_err(StoreError::doing("store a decision about a route"))?;
+        self.network_changed = true;
+        execute!(
+            self,
+            "store a decision about a route",
+            "UPDATE routes SET decision = $1, decided_at = $2 WHERE node_id = $3 AND prefix = $4",
+            decision.as_str(),
+            now,
+            signed(node.0),
+            prefix.to_string()
+        )?;
         Ok(())
     }
 }

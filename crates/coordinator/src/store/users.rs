@@ -1,5 +1,6 @@
 //! Users.
 
+use super::dialect::{execute, fetch_all, fetch_one, fetch_optional};
 use super::{StoreError, Tx, UserRow, signed, unsigned};
 use weir_overlay::UserId;
 
@@ -20,14 +21,13 @@ impl Tx {
     /// # Errors
     /// [`StoreError`].
     pub async fn users(&mut self) -> Result<Vec<UserRow>, StoreError> {
-        let rows: Vec<Columns> = sqlx::query_as(
+        let rows: Vec<Columns> = fetch_all!(
+            self,
+            "list the users",
             "SELECT id, name, created_at, \
                     (SELECT count(*) FROM nodes WHERE nodes.user_id = users.id) \
-             FROM users ORDER BY name",
-        )
-        .fetch_all(&mut *self.inner)
-        .await
-        .map_err(StoreError::doing("list the users"))?;
+             FROM users ORDER BY lower(name)"
+        )?;
         rows.into_iter().map(row).collect()
     }
 
@@ -36,15 +36,14 @@ impl Tx {
     /// # Errors
     /// [`StoreError`].
     pub async fn user(&mut self, name: &str) -> Result<Option<UserRow>, StoreError> {
-        let found: Option<Columns> = sqlx::query_as(
+        let found: Option<Columns> = fetch_optional!(
+            self,
+            "look a user up",
             "SELECT id, name, created_at, \
                     (SELECT count(*) FROM nodes WHERE nodes.user_id = users.id) \
-             FROM users WHERE name = ?",
-        )
-        .bind(name)
-        .fetch_optional(&mut *self.inner)
-        .await
-        .map_err(StoreError::doing("look a user up"))?;
+             FROM users WHERE lower(name) = lower($1)",
+            name
+        )?;
         found.map(row).transpose()
     }
 
@@ -53,13 +52,14 @@ impl Tx {
     /// # Errors
     /// [`StoreError`].
     pub async fn insert_user(&mut self, name: &str, now: i64) -> Result<UserId, StoreError> {
-        let id: i64 =
-            sqlx::query_scalar("INSERT INTO users (name, created_at) VALUES (?, ?) RETURNING id")
-                .bind(name)
-                .bind(now)
-                .fetch_one(&mut *self.inner)
-                .await
-                .map_err(StoreError::doing("create a user"))?;
+        self.network_changed = true;
+        let (id,): (i64,) = fetch_one!(
+            self,
+            "create a user",
+            "INSERT INTO users (name, created_at) VALUES ($1, $2) RETURNING id",
+            name,
+            now
+        )?;
         unsigned("user id", id).map(UserId)
     }
 
@@ -68,11 +68,13 @@ impl Tx {
     /// # Errors
     /// [`StoreError`].
     pub async fn delete_user(&mut self, id: UserId) -> Result<(), StoreError> {
-        sqlx::query("DELETE FROM users WHERE id = ?")
-            .bind(signed(id.0))
-            .execute(&mut *self.inner)
-            .await
-            .map_err(StoreError::doing("delete a user"))?;
+        self.network_changed = true;
+        execute!(
+            self,
+            "delete a user",
+            "DELETE FROM users WHERE id = $1",
+            signed(id.0)
+        )?;
         Ok(())
     }
 }

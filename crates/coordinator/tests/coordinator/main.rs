@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod agent;
 #[cfg(test)]
+mod audit;
+#[cfg(test)]
 mod command_line;
 #[cfg(test)]
 mod enrolment;
@@ -14,6 +16,8 @@ mod policy;
 #[cfg(test)]
 mod policy_questions;
 #[cfg(test)]
+mod postgres;
+#[cfg(test)]
 mod requests;
 #[cfg(test)]
 mod restart;
@@ -21,3 +25,5 @@ mod restart;
 mod routes_and_policy;
 #[cfg(test)]
 mod server;
+#[cfg(test)]
+mod stores;

@@ -21,6 +21,7 @@ pub(crate) struct TestServer {
 pub(crate) fn settings(directory: &Path) -> Settings {
     Settings {
         state_dir: directory.join("state"),
+        database: None,
         listen: ([127, 0, 0, 1], 0).into(),
         url: None,
         socket: directory.join("admin.sock"),
