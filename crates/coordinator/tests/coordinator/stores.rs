@@ -194,7 +194,7 @@ async fn nodes_come_back_as_they_were_stored(at: Opened) {
     let id = change!(store, |tx| tx.insert_node(&new));
     let mut tx = store.read().await.unwrap();
     let row = tx.node_by_machine(&new.machine_key).await.unwrap().unwrap();
-    assert_eq!(tx.nodes().await.unwrap(), [row.clone()]);
+    assert_eq!(tx.nodes().await.unwrap(), std::slice::from_ref(&row));
     for text in ["node-1", &id.to_string()] {
         let found = tx.node_by_name_or_id(text).await.unwrap();
         assert_eq!(found, Some(row.clone()));
