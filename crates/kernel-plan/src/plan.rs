@@ -11,7 +11,7 @@ use weir_overlay::NodePublicKey;
 use crate::{
     CT_GENERATION_MASK, DesiredPeer, DesiredState, LinkKind, ObservedLink, ObservedPeer,
     ObservedState, PeerUpdate, SESSION_SECONDS, Step, SysctlKey, WireguardBackend,
-    firewall::{DesiredFirewall, ObservedFirewall, compile},
+    firewall::{DesiredFirewall, InForce, ObservedFirewall, change},
 };
 
 /// How many peers one step updates, so that a failure names a few and not all.
@@ -28,41 +28,43 @@ const fn kind_of(backend: WireguardBackend) -> LinkKind {
 fn firewall_steps(
     desired: &DesiredState,
     observed: Option<&ObservedFirewall>,
-    in_force: Option<&DesiredFirewall>,
+    in_force: Option<&InForce>,
 ) -> (Vec<Step>, Vec<Step>) {
     let link = &desired.link.name;
-    let load = |firewall: &DesiredFirewall, over: Option<&ObservedFirewall>| {
-        let ruleset = compile(firewall, link, over);
-        vec![
-            Step::ForgetConnections {
-                mark: ruleset.mark,
-                mask: CT_GENERATION_MASK,
-            },
-            Step::LoadFirewall {
-                ruleset: ruleset.document,
-            },
-        ]
-    };
-    let wanted = &desired.firewall;
     let loaded = observed.and_then(|table| table.fingerprint.as_deref());
+    let wanted = &desired.firewall;
     if loaded == Some(wanted.fingerprint(link).as_str()) {
         return (Vec::new(), Vec::new());
     }
-    let known = in_force.filter(|old| loaded == Some(old.fingerprint(link).as_str()));
-    let Some(old) = known else {
+    let known = in_force.filter(|old| loaded == Some(old.firewall.fingerprint(link).as_str()));
+    let load = |firewall: &DesiredFirewall| {
+        let table = known.and_then(|old| old.table.as_deref());
+        let change = change(firewall, link, observed, table);
+        let forget = change.mark.map(|mark| Step::ForgetConnections {
+            mark,
+            mask: CT_GENERATION_MASK,
+        });
+        let load = Step::LoadFirewall {
+            ruleset: change.document,
+            table: Some(change.table),
+            difference: change.full.is_none(),
+        };
+        forget.into_iter().chain([load]).collect()
+    };
+    let Some(InForce { firewall: old, .. }) = known else {
         // Nothing is known of what is in force: what is wanted is at least not too wide.
-        return (load(wanted, observed), Vec::new());
+        return (load(wanted), Vec::new());
     };
     let both = old.tightened_to(wanted);
-    if both == *wanted {
-        return (load(wanted, observed), Vec::new());
+    if both.acts_like(wanted) {
+        return (load(wanted), Vec::new());
     }
-    if both == *old {
-        return (Vec::new(), load(wanted, observed));
+    if both.acts_like(old) {
+        return (Vec::new(), load(wanted));
     }
     // The second load goes over what the first one leaves, which nobody has observed yet: the
     // reconciler looks again before it takes the second step.
-    (load(&both, observed), Vec::new())
+    (load(&both), Vec::new())
 }
 
 /// Prefixes that this peer must lose before anything is added: those that nobody else takes over.
@@ -177,7 +179,7 @@ fn usable<'a>(desired: &DesiredState, observed: &'a ObservedState) -> Option<&'a
 pub fn plan(
     desired: &DesiredState,
     observed: &ObservedState,
-    in_force: Option<&DesiredFirewall>,
+    in_force: Option<&InForce>,
 ) -> Vec<Step> {
     let (tighten, loosen) = firewall_steps(desired, observed.firewall.as_ref(), in_force);
     let link = usable(desired, observed);

@@ -1,10 +1,12 @@
 //! One thing to do to the kernel.
 
 use ipnet::IpNet;
-use std::{collections::BTreeSet, fmt, net::SocketAddr};
+use std::{collections::BTreeSet, fmt, net::SocketAddr, sync::Arc};
 use weir_overlay::NodePublicKey;
 
-use crate::{DesiredDevice, IpFamily, PolicyRule, Route, SysctlKey, WireguardBackend};
+use crate::{
+    DesiredDevice, IpFamily, PolicyRule, Route, SysctlKey, WireguardBackend, firewall::Table,
+};
 
 /// A change to one peer. Never touches what it does not name: a session survives it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,10 +28,14 @@ pub struct PeerUpdate {
 /// twice is the same as doing it once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Replace our firewall table, in one transaction. The text is a libnftables JSON document.
+    /// Load our firewall table, or change it, in one transaction.
     LoadFirewall {
-        /// The document.
+        /// A libnftables JSON document.
         ruleset: String,
+        /// What it leaves, for the next change to be a difference; `None` where nobody knows.
+        table: Option<Arc<Table>>,
+        /// Whether it is a difference to what is loaded.
+        difference: bool,
     },
     /// Remove our firewall table.
     DeleteFirewall,
@@ -88,7 +94,11 @@ impl fmt::Display for Step {
             IpFamily::V6 => "IPv6",
         };
         match self {
-            Self::LoadFirewall { .. } => f.write_str("load the firewall table"),
+            Self::LoadFirewall { difference, .. } => f.write_str(if *difference {
+                "load the firewall table's changes"
+            } else {
+                "load the firewall table"
+            }),
             Self::DeleteFirewall => f.write_str("remove the firewall table"),
             Self::ForgetConnections { mark, mask } => {
                 write!(f, "forget connections marked {mark:#010x}/{mask:#010x}")

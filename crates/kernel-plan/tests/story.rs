@@ -8,7 +8,7 @@ use weir_kernel_plan::{
     DEFAULT_INTERFACE, DEFAULT_LISTEN_PORT, DEFAULT_MTU, DesiredState, LinkKind, NodeSettings,
     ObservedDevice, ObservedLink, ObservedPeer, ObservedState, Step, WireguardBackend,
     desired_state,
-    firewall::{ObservedFirewall, compile, removal},
+    firewall::{InForce, ObservedFirewall, change, removal},
     plan, plan_teardown,
 };
 use weir_overlay::{AddressRange, GrantId, NodeId, NodePrivateKey};
@@ -169,6 +169,10 @@ fn as_built(desired: &DesiredState) -> ObservedState {
     }
 }
 
+fn in_force(desired: &DesiredState) -> InForce {
+    desired.firewall.clone().into()
+}
+
 fn texts(steps: &[Step]) -> Vec<String> {
     steps.iter().map(ToString::to_string).collect()
 }
@@ -176,7 +180,7 @@ fn texts(steps: &[Step]) -> Vec<String> {
 #[test]
 fn the_relays_ruleset_reads_so() {
     let relay = relay();
-    let ruleset = compile(&relay.firewall, &relay.link.name, None);
+    let ruleset = change(&relay.firewall, &relay.link.name, None, None);
     let document: serde_json::Value = serde_json::from_str(&ruleset.document).unwrap();
     let lines: Vec<_> = document["nftables"]
         .as_array()
@@ -196,7 +200,7 @@ fn a_bare_host_gets_the_firewall_before_the_link() {
 #[test]
 fn nothing_is_done_to_a_host_that_is_as_it_should_be() {
     for desired in [relay(), client(&["8.8.8.8/32", "10.20.0.0/24"])] {
-        let steps = plan(&desired, &as_built(&desired), Some(&desired.firewall));
+        let steps = plan(&desired, &as_built(&desired), Some(&in_force(&desired)));
         assert_eq!(steps, Vec::new());
     }
 }
@@ -228,7 +232,7 @@ fn a_revocation_comes_first_and_a_grant_last() {
         weir_kernel_plan::DesiredPeer::default(),
     );
     let observed = as_built(&before);
-    let revoke = texts(&plan(&after, &observed, Some(&before.firewall)));
+    let revoke = texts(&plan(&after, &observed, Some(&in_force(&before))));
     assert_eq!(revoke[1..], ["load the firewall table", "update 1 peers"]);
     let mut back = before.clone();
     back.peers = after.peers.clone();
@@ -239,7 +243,7 @@ fn a_revocation_comes_first_and_a_grant_last() {
             state.peers = before.peers;
             state
         }),
-        Some(&after.firewall),
+        Some(&in_force(&after)),
     ));
     assert_eq!(grant[0], "update 1 peers");
     assert_eq!(grant.last().unwrap(), "load the firewall table");
@@ -250,12 +254,12 @@ fn a_table_that_is_not_what_was_loaded_is_loaded_again_at_once() {
     let desired = relay();
     let mut observed = as_built(&desired);
     observed.firewall = None;
-    let steps = texts(&plan(&desired, &observed, Some(&desired.firewall)));
+    let steps = texts(&plan(&desired, &observed, Some(&in_force(&desired))));
     assert_eq!(steps[1..], ["load the firewall table"]);
     let mut changed = as_built(&desired);
     changed.firewall.as_mut().unwrap().fingerprint = None;
     assert_eq!(
-        texts(&plan(&desired, &changed, Some(&desired.firewall)))[1..],
+        texts(&plan(&desired, &changed, Some(&in_force(&desired))))[1..],
         ["load the firewall table"]
     );
 }
@@ -275,7 +279,7 @@ fn a_live_session_keeps_its_roamed_endpoint() {
     relay.endpoint = Some("198.51.100.9:4000".parse().unwrap());
     relay.handshake_age = Some(20);
     assert_eq!(
-        plan(&desired, &observed, Some(&desired.firewall)),
+        plan(&desired, &observed, Some(&in_force(&desired))),
         Vec::new()
     );
     let relay = observed
@@ -288,7 +292,7 @@ fn a_live_session_keeps_its_roamed_endpoint() {
         .unwrap();
     relay.handshake_age = Some(900);
     assert_eq!(
-        texts(&plan(&desired, &observed, Some(&desired.firewall))),
+        texts(&plan(&desired, &observed, Some(&in_force(&desired)))),
         ["update 1 peers"]
     );
 }

@@ -181,7 +181,7 @@ impl Kernel for LinuxKernel {
         let interface = &scope.interface;
         let netlink = &self.netlink;
         match step {
-            Step::LoadFirewall { ruleset } => firewall::load(&self.options.nft, ruleset).await,
+            Step::LoadFirewall { ruleset, .. } => firewall::load(&self.options.nft, ruleset).await,
             Step::DeleteFirewall => firewall::delete(&self.options.nft).await,
             Step::ForgetConnections { mark, mask } => conntrack::forget(*mark, *mask).await,
             Step::CreateLink { backend, mtu } => self.create_link(interface, *backend, *mtu).await,

@@ -216,7 +216,7 @@ impl Machine {
 
     fn carry_out(&mut self, step: &Step) -> Result<(), Errno> {
         match step {
-            Step::LoadFirewall { ruleset } => {
+            Step::LoadFirewall { ruleset, .. } => {
                 self.table = Some(Table::load(self.table.clone(), ruleset)?);
             }
             Step::DeleteFirewall => self.table = None,

@@ -219,7 +219,9 @@ fn a_broken_ruleset_leaves_the_table_in_force() {
         apply(
             &kernel,
             &Step::LoadFirewall {
-                ruleset: broken.to_owned()
+                ruleset: broken.to_owned(),
+                table: None,
+                difference: false,
             }
         )
         .is_err()

@@ -4,13 +4,10 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
 use anyhow::{Context as _, Result};
-use std::{collections::BTreeSet, net::IpAddr, time::Duration};
-use weir_kernel_plan::{
-    CT_GENERATION_MASK,
-    firewall::{
-        DENIED_RELAY, DENIED_SPOOFED, DENIED_TO_OVERLAY, DesiredFirewall, ObservedFirewall,
-        SourceTranslation, compile,
-    },
+use std::{cell::RefCell, collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
+use weir_kernel_plan::firewall::{
+    DENIED_RELAY, DENIED_SPOOFED, DENIED_TO_OVERLAY, DesiredFirewall, FirewallChange,
+    ObservedFirewall, SourceTranslation, Table, change,
 };
 use weir_lab::{Lab, Node, Spawned, patient, program, wait_until};
 use weir_overlay::{AddressRange, AddressSet, GrantId, InterfaceName};
@@ -28,6 +25,8 @@ struct Network {
     service: Node,
     _server: Spawned,
     interface: InterfaceName,
+    /// What the last load left.
+    loaded: RefCell<Option<Arc<Table>>>,
 }
 
 fn set(items: &[&str]) -> AddressSet {
@@ -110,6 +109,7 @@ impl Network {
             service,
             _server: server,
             interface,
+            loaded: RefCell::default(),
         })
     }
 
@@ -124,22 +124,19 @@ impl Network {
         Ok(Some(ObservedFirewall::from_listing(&listing)))
     }
 
-    fn load(&self, desired: &DesiredFirewall) -> Result<()> {
-        let ruleset = compile(desired, &self.interface, self.observed()?.as_ref());
+    /// Loads what is to be: the difference where it is known what is loaded.
+    fn load(&self, desired: &DesiredFirewall) -> Result<FirewallChange> {
+        let known = self.loaded.borrow().clone();
+        let observed = self.observed()?;
+        let change = change(desired, &self.interface, observed.as_ref(), known.as_deref());
         self.relay
             .command(["nft", "-j", "-f", "-"])
-            .stdin(ruleset.document.clone())
+            .stdin(change.document.clone())
             .run()?;
         let loaded = self.observed()?.context("no table after a load")?;
-        assert_eq!(
-            loaded.fingerprint,
-            Some(desired.fingerprint(&self.interface))
-        );
-        assert_eq!(
-            u32::from(loaded.generation) << 20,
-            ruleset.mark & CT_GENERATION_MASK
-        );
-        Ok(())
+        assert!(loaded.is(&change.table), "{:?}", change.table);
+        *self.loaded.borrow_mut() = Some(Arc::clone(&change.table));
+        Ok(change)
     }
 
     fn counter(&self, name: &str) -> Result<u64> {
@@ -325,7 +322,7 @@ fn a_table_that_somebody_changed_is_not_taken_for_ours() {
     for meddling in [
         "add rule inet weir to_relay accept",
         "flush chain inet weir to_relay",
-        "add element inet weir sources4 { 100.64.0.9 : goto class_0 }",
+        "add element inet weir grants_ports4 { 100.64.0.9 . 8.8.8.8 . tcp . 443 : 0x1 }",
     ] {
         network.relay.run(["nft", meddling]).unwrap();
         assert_eq!(

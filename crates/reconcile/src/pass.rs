@@ -3,7 +3,9 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tracing::{debug, error, warn};
 use weir_kernel_plan::{
-    DesiredState, Kernel, KernelError, ObservedState, Scope, Step, firewall::DesiredFirewall, plan,
+    DesiredState, Kernel, KernelError, ObservedState, Scope, Step,
+    firewall::{DesiredFirewall, InForce, Table},
+    plan,
     plan_teardown, scope,
 };
 use weir_overlay::InterfaceName;
@@ -43,7 +45,9 @@ pub(crate) struct Worker<K> {
     kernel: Arc<K>,
     directory: StateDirectory,
     saved: SavedHost,
-    in_force: Option<DesiredFirewall>,
+    in_force: Option<InForce>,
+    /// What the last load left, if it took.
+    loaded: Option<Arc<Table>>,
     deadline: Duration,
 }
 
@@ -129,8 +133,8 @@ impl<K: Kernel> Worker<K> {
         deadline: Duration,
     ) -> Result<Self, DirectoryError> {
         let saved = SavedHost::open(directory.clone())?;
-        let in_force = match directory.read_json(IN_FORCE) {
-            Ok(in_force) => in_force,
+        let in_force = match directory.read_json::<DesiredFirewall>(IN_FORCE) {
+            Ok(in_force) => in_force.map(InForce::from),
             // Without it the next load is judged as if nothing were in force.
             Err(DirectoryError::Damaged { path, .. }) => {
                 warn!(path = %path.display(), "the record of the firewall in force is damaged");
@@ -143,6 +147,7 @@ impl<K: Kernel> Worker<K> {
             directory,
             saved,
             in_force,
+            loaded: None,
             deadline,
         })
     }
@@ -275,6 +280,9 @@ impl<K: Kernel> Worker<K> {
                 );
                 continue;
             }
+            if let Step::LoadFirewall { table, .. } = step {
+                self.loaded.clone_from(table);
+            }
             if !self.carry_out(scope, step, report).await && takes_access(step) {
                 still_too_open = true;
             }
@@ -310,32 +318,39 @@ impl<K: Kernel> Worker<K> {
         report: &mut Report,
     ) {
         let link = &desired.link.name;
-        let Some(loaded) = observed
-            .firewall
-            .as_ref()
-            .and_then(|table| table.fingerprint.as_ref())
-        else {
+        let Some(table) = observed.firewall.as_ref() else {
             return;
         };
+        let Some(loaded) = table.fingerprint.as_ref() else {
+            return;
+        };
+        let known = self.loaded.as_ref().filter(|known| table.is(known));
         let is_loaded = |firewall: &DesiredFirewall| firewall.fingerprint(link) == *loaded;
-        let wanted = &desired.firewall;
-        if self.in_force.as_ref().is_some_and(is_loaded) {
+        if let Some(in_force) = &mut self.in_force
+            && is_loaded(&in_force.firewall)
+        {
+            in_force.table = known.cloned();
             return;
         }
-        let tightened = self.in_force.as_ref().map(|old| old.tightened_to(wanted));
-        let in_force = if is_loaded(wanted) {
+        let wanted = &desired.firewall;
+        let firewall = if is_loaded(wanted) {
             Some(wanted.clone())
         } else {
+            let old = self.in_force.as_ref();
+            let tightened = old.map(|old| old.firewall.tightened_to(wanted));
             tightened.filter(is_loaded)
         };
-        let Some(in_force) = in_force else { return };
-        if let Err(error) = self.directory.write_json(IN_FORCE, &in_force) {
+        let Some(firewall) = firewall else { return };
+        if let Err(error) = self.directory.write_json(IN_FORCE, &firewall) {
             error!(
                 error = chain(&error),
                 "the firewall in force cannot be recorded"
             );
             report.fail("record the firewall in force", chain(&error));
         }
-        self.in_force = Some(in_force);
+        self.in_force = Some(InForce {
+            firewall,
+            table: known.cloned(),
+        });
     }
 }

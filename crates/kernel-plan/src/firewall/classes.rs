@@ -12,6 +12,8 @@ use std::{
 use weir_overlay::{AddressRange, AddressSet, GrantId};
 use weir_protocol::{Grant, IpProtocol, PortRange};
 
+use super::narrow::fits;
+
 /// What a class may reach in one stretch of addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Reach {
@@ -98,16 +100,8 @@ fn stretches(ipv4: bool, items: &[(AddressRange, usize)]) -> Vec<(AddressRange, 
     cut
 }
 
-fn fits(protocol: IpProtocol, ipv4: bool) -> bool {
-    match protocol {
-        IpProtocol::ICMP => ipv4,
-        IpProtocol::ICMPV6 => !ipv4,
-        _ => true,
-    }
-}
-
 /// The ports of one protocol, each with the first grant that allows it, neighbours joined.
-fn port_pieces(wanted: &[(PortRange, usize)], grants: &[Grant]) -> Vec<(PortRange, GrantId)> {
+fn port_pieces(wanted: &[(PortRange, usize)], grants: &[&Grant]) -> Vec<(PortRange, GrantId)> {
     let mut edges: BTreeSet<u32> = BTreeSet::new();
     for (ports, _) in wanted {
         edges.insert(u32::from(ports.first));
@@ -142,7 +136,7 @@ fn port_pieces(wanted: &[(PortRange, usize)], grants: &[Grant]) -> Vec<(PortRang
 }
 
 /// What the members of one class may reach, within `within`.
-fn reach(members: &[usize], grants: &[Grant], within: &AddressSet) -> Vec<Reach> {
+fn reach(members: &[usize], grants: &[&Grant], within: &AddressSet) -> Vec<Reach> {
     // One item for each stretch of destination addresses of each destination of each grant.
     let mut destinations = Vec::new();
     let mut ranges = Vec::new();
@@ -223,7 +217,7 @@ fn reach(members: &[usize], grants: &[Grant], within: &AddressSet) -> Vec<Reach>
 
 /// Cuts grants into classes. Destinations outside `within` (what this node has and serves) are
 /// cut off: a relay is never open wider than that, whatever the policy says.
-pub(super) fn classify(grants: &[Grant], within: &AddressSet) -> Classes {
+pub(super) fn classify(grants: &[&Grant], within: &AddressSet) -> Classes {
     let sources: Vec<_> = grants
         .iter()
         .enumerate()
@@ -340,7 +334,7 @@ mod tests {
             grant(1, "100.64.0.2 100.64.0.4", &[6], "8.8.8.8", (443, 443)),
             grant(2, "100.64.0.4 100.64.0.9", &[17], "8.8.8.8", (53, 53)),
         ];
-        let classes = classify(&grants, &ranges("8.8.8.8"));
+        let classes = classify(&grants.iter().collect::<Vec<_>>(), &ranges("8.8.8.8"));
         assert_eq!(classes.reach.len(), 3);
         assert_eq!(classes.sources.len(), 3);
     }
@@ -348,7 +342,7 @@ mod tests {
     #[test]
     fn nothing_outside_what_is_served_is_kept() {
         let grants = [grant(1, "100.64.0.2", &[6], "0.0.0.0/0", (0, 65535))];
-        let classes = classify(&grants, &ranges("8.8.8.8 100.64.0.1"));
+        let classes = classify(&grants.iter().collect::<Vec<_>>(), &ranges("8.8.8.8 100.64.0.1"));
         let kept: AddressSet = classes
             .reach
             .iter()
@@ -357,7 +351,7 @@ mod tests {
             .collect();
         assert_eq!(kept, ranges("8.8.8.8 100.64.0.1"));
         assert_eq!(
-            classify(&grants, &ranges("2001:db8::1")),
+            classify(&grants.iter().collect::<Vec<_>>(), &ranges("2001:db8::1")),
             Classes::default()
         );
     }
@@ -368,7 +362,7 @@ mod tests {
             grant(7, "100.64.0.2", &[6], "10.0.0.0/24", (100, 200)),
             grant(8, "100.64.0.2", &[6, 1], "10.0.0.0/16", (0, 65535)),
         ];
-        let classes = classify(&grants, &ranges("10.0.0.0/8"));
+        let classes = classify(&grants.iter().collect::<Vec<_>>(), &ranges("10.0.0.0/8"));
         let at = |to: &str, port| {
             verdict(
                 &classes,
@@ -432,7 +426,7 @@ mod tests {
             from in 0u8..20, to in 0u8..20, protocol in proptest::sample::select(vec![1u8, 6, 17, 47, 58]),
             port in 0u16..12,
         ) {
-            let classes = classify(&grants, &within);
+            let classes = classify(&grants.iter().collect::<Vec<_>>(), &within);
             let from = IpAddr::V4(Ipv4Addr::new(10, 0, 0, from));
             let to = IpAddr::V4(Ipv4Addr::new(10, 1, 0, to));
             let protocol = IpProtocol(protocol);

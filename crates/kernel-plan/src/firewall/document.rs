@@ -1,31 +1,23 @@
-//! The pieces of a libnftables JSON document: the `nftables` crate's types for what they can say,
-//! and our own for verdict maps and per-source limits, which they cannot.
+//! The pieces of rules, as libnftables' JSON says them: the `nftables` crate's types for what they
+//! can say, and our own for per-source limits, which they cannot.
 
 use nftables::{
     expr::{
-        BinaryOperation, CT, Expression, Fib, FibFlag, FibResult, Meta, MetaKey, NamedExpression,
-        Payload, PayloadField, Prefix, RT, RTKey, Range, SetItem, TcpOption,
-    },
-    schema::{
-        Chain, Counter, FlushObject, NfCmd, NfListObject, NfObject, Set, SetFlag, SetType,
-        SetTypeValue, Table,
+        BinaryOperation, CT, Expression, Fib, FibFlag, FibResult, Map, Meta, MetaKey,
+        NamedExpression, Payload, PayloadField, Prefix, RT, RTKey, Range, SetItem, TcpOption,
     },
     stmt::{self, JumpTarget, Log, Mangle, Match, NATFamily, Operator, Statement},
-    types::{NfChainPolicy, NfChainType, NfFamily, NfHook},
 };
 use serde::Serialize;
-use std::{borrow::Cow, net::IpAddr};
+use std::net::IpAddr;
 use weir_overlay::AddressRange;
 
-use crate::{NFLOG_GROUP, NFT_TABLE};
+use crate::NFLOG_GROUP;
 
 pub(super) type Expr = Expression<'static>;
 
-const FAMILY: NfFamily = NfFamily::INet;
-const TABLE: Cow<'static, str> = Cow::Borrowed(NFT_TABLE);
-
 /// A statement of a rule.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub(super) enum Stmt {
     /// One that the crate can say.
@@ -35,250 +27,12 @@ pub(super) enum Stmt {
 }
 
 /// `update @set { KEY limit rate RATE/second burst BURST packets }`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct LimitedUpdate {
     op: &'static str,
     elem: Expr,
     set: String,
     stmt: [Statement<'static>; 1],
-}
-
-/// A rule.
-#[derive(Clone, Debug, Serialize)]
-struct RuleObject {
-    family: NfFamily,
-    table: Cow<'static, str>,
-    chain: String,
-    expr: Vec<Stmt>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    comment: Option<String>,
-}
-
-/// A verdict map, which the crate has no type for.
-#[derive(Clone, Debug, Serialize)]
-struct VerdictMapObject {
-    family: NfFamily,
-    table: Cow<'static, str>,
-    name: String,
-    #[serde(rename = "type")]
-    key: SetTypeValue<'static>,
-    map: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    flags: Option<[&'static str; 1]>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    elem: Vec<(Expr, Statement<'static>)>,
-}
-
-/// A dynamic set whose elements go away a minute after their last use. (nft 1.0.6 refuses the flag
-/// `dynamic` in JSON, and sets it by itself when a rule updates the set.)
-#[derive(Clone, Debug, Serialize)]
-struct DynamicSetObject {
-    family: NfFamily,
-    table: Cow<'static, str>,
-    name: String,
-    #[serde(rename = "type")]
-    key: SetType,
-    size: u32,
-    flags: [&'static str; 1],
-    timeout: u32,
-}
-
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum OwnObject {
-    Rule(RuleObject),
-    Map(VerdictMapObject),
-    Set(DynamicSetObject),
-}
-
-#[derive(Clone, Debug, Serialize)]
-#[serde(untagged)]
-enum Command {
-    Known(NfObject<'static>),
-    Own {
-        add: OwnObject,
-    },
-    /// The crate can delete maps only with their whole declaration.
-    Delete {
-        delete: serde_json::Value,
-    },
-}
-
-/// A document under construction: what is added to it is carried out in that order, in one
-/// transaction.
-#[derive(Clone, Debug, Default, Serialize)]
-pub(super) struct Document {
-    nftables: Vec<Command>,
-    #[serde(skip)]
-    pub(super) rules: usize,
-    #[serde(skip)]
-    pub(super) elements: usize,
-}
-
-impl Document {
-    fn list_object(&mut self, object: NfListObject<'static>) {
-        self.nftables
-            .push(Command::Known(NfObject::CmdObject(NfCmd::Add(object))));
-    }
-
-    pub(super) fn table(&mut self) {
-        self.list_object(NfListObject::Table(table()));
-    }
-
-    pub(super) fn flush_table(&mut self) {
-        self.nftables
-            .push(Command::Known(NfObject::CmdObject(NfCmd::Flush(
-                FlushObject::Table(table()),
-            ))));
-    }
-
-    pub(super) fn delete_table(&mut self) {
-        self.nftables
-            .push(Command::Known(NfObject::CmdObject(NfCmd::Delete(
-                NfListObject::Table(table()),
-            ))));
-    }
-
-    /// Deletes a chain, set or map by name.
-    pub(super) fn delete(&mut self, kind: &str, name: &str) {
-        let named = serde_json::json!({ "family": "inet", "table": NFT_TABLE, "name": name });
-        let mut delete = serde_json::Map::new();
-        delete.insert(kind.to_owned(), named);
-        self.nftables.push(Command::Delete {
-            delete: delete.into(),
-        });
-    }
-
-    /// A named counter; one that exists keeps its value.
-    pub(super) fn counter(&mut self, name: &'static str) {
-        self.list_object(NfListObject::Counter(Counter {
-            family: FAMILY,
-            table: TABLE,
-            name: name.into(),
-            handle: None,
-            packets: None,
-            bytes: None,
-        }));
-    }
-
-    pub(super) fn chain(&mut self, name: &str) {
-        self.list_object(NfListObject::Chain(Chain {
-            family: FAMILY,
-            table: TABLE,
-            name: name.to_owned().into(),
-            ..Chain::default()
-        }));
-    }
-
-    /// A base chain: policy accept, since packets that are not ours pass by.
-    pub(super) fn base_chain(
-        &mut self,
-        name: &str,
-        kind: NfChainType,
-        hook: NfHook,
-        priority: i32,
-    ) {
-        self.list_object(NfListObject::Chain(Chain {
-            family: FAMILY,
-            table: TABLE,
-            name: name.to_owned().into(),
-            _type: Some(kind),
-            hook: Some(hook),
-            prio: Some(priority),
-            policy: Some(NfChainPolicy::Accept),
-            ..Chain::default()
-        }));
-    }
-
-    pub(super) fn rule(&mut self, chain: &str, expr: Vec<Stmt>) {
-        self.rule_with_comment(chain, expr, None);
-    }
-
-    pub(super) fn rule_with_comment(
-        &mut self,
-        chain: &str,
-        expr: Vec<Stmt>,
-        comment: Option<String>,
-    ) {
-        self.rules += 1;
-        self.nftables.push(Command::Own {
-            add: OwnObject::Rule(RuleObject {
-                family: FAMILY,
-                table: TABLE,
-                chain: chain.to_owned(),
-                expr,
-                comment,
-            }),
-        });
-    }
-
-    /// A set of address stretches of one family.
-    pub(super) fn interval_set(&mut self, name: &str, key: SetType, ranges: &[AddressRange]) {
-        self.elements += ranges.len();
-        let elem: Vec<_> = ranges.iter().map(range).collect();
-        self.list_object(NfListObject::Set(Box::new(Set {
-            family: FAMILY,
-            table: TABLE,
-            name: name.to_owned().into(),
-            set_type: SetTypeValue::Single(key),
-            flags: Some([SetFlag::Interval].into_iter().collect()),
-            elem: (!elem.is_empty()).then(|| elem.into()),
-            ..Set::default()
-        })));
-    }
-
-    pub(super) fn verdict_map(
-        &mut self,
-        name: &str,
-        key: &[SetType],
-        interval: bool,
-        elem: Vec<(Expr, Statement<'static>)>,
-    ) {
-        self.elements += elem.len();
-        self.nftables.push(Command::Own {
-            add: OwnObject::Map(VerdictMapObject {
-                family: FAMILY,
-                table: TABLE,
-                name: name.to_owned(),
-                key: match key {
-                    // nft takes a list of one for a concatenation, and refuses its elements.
-                    [single] => SetTypeValue::Single(*single),
-                    parts => SetTypeValue::Concatenated(parts.to_vec().into()),
-                },
-                map: "verdict",
-                flags: interval.then_some(["interval"]),
-                elem,
-            }),
-        });
-    }
-
-    pub(super) fn dynamic_set(&mut self, name: &str, key: SetType, size: u32) {
-        self.nftables.push(Command::Own {
-            add: OwnObject::Set(DynamicSetObject {
-                family: FAMILY,
-                table: TABLE,
-                name: name.to_owned(),
-                key,
-                size,
-                flags: ["timeout"],
-                timeout: 60,
-            }),
-        });
-    }
-
-    /// The document as nft reads it.
-    pub(super) fn render(&self) -> String {
-        // Maps with text keys and derived serialisers: there is nothing that could fail.
-        serde_json::to_string(self).unwrap_or_default()
-    }
-}
-
-fn table() -> Table<'static> {
-    Table {
-        family: FAMILY,
-        name: TABLE,
-        handle: None,
-    }
 }
 
 /// A stretch of addresses as an element: an address, a prefix, or first and last.
@@ -519,4 +273,12 @@ pub(super) fn clamp_segment_size() -> [Stmt; 2] {
             })),
         })),
     ]
+}
+
+/// What a map has for a key. A rule ends here when it has nothing.
+pub(super) fn looked_up(key: Expr, map: &str) -> Expr {
+    Expression::Named(NamedExpression::Map(Box::new(Map {
+        key,
+        data: text(&format!("@{map}")),
+    })))
 }

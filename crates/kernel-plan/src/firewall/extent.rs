@@ -2,12 +2,14 @@
 
 use ipnet::IpNet;
 use sha2::{Digest, Sha256};
-use weir_overlay::{AddressRange, AddressSet, InterfaceName, TrafficClass};
+use std::collections::{BTreeMap, BTreeSet};
+use weir_overlay::{AddressRange, AddressSet, GrantId, InterfaceName, TrafficClass};
+use weir_protocol::{Destination, Grant, IpProtocol, PortRange};
 
 use super::DesiredFirewall;
 
 /// Changes when the shape of the ruleset does, so that a new version of the agent loads its own.
-const LAYOUT: &str = "1";
+const LAYOUT: &str = "2";
 
 impl DesiredFirewall {
     /// Names the ruleset that this makes. Equal firewalls have equal fingerprints.
@@ -24,17 +26,35 @@ impl DesiredFirewall {
             .collect()
     }
 
-    /// The firewall with only those grants that `other` has as well: what both allow. Loaded before
-    /// a change takes anything away, so that no moment is wider than before or after.
+    /// What both this firewall and `other` allow. Loaded before a change takes anything away, so
+    /// that no moment is wider than before or after, and none is narrower than both.
     #[must_use]
     pub fn tightened_to(&self, other: &Self) -> Self {
-        let mut both = self.clone();
-        both.grants.retain(|grant| other.grants.contains(grant));
+        let mut both = other.clone();
+        both.grants = allowed_by_both(&self.grants, &other.grants);
         both.own_addresses = self.own_addresses.intersection(&other.own_addresses);
         both.served = self.served.intersection(&other.served);
         both.exit = self.exit && other.exit;
         both.translation = other.translation.clone();
         both
+    }
+
+    /// Whether both allow and translate the same packets under the same grants, in whatever order,
+    /// and wherever the policy says so.
+    #[must_use]
+    pub fn acts_like(&self, other: &Self) -> bool {
+        let by_id = |firewall: &Self| {
+            let mut grants = firewall.grants.clone();
+            for grant in &mut grants {
+                grant.origin.clear();
+            }
+            grants.sort_by_key(|grant| grant.id);
+            Self {
+                grants,
+                ..firewall.clone()
+            }
+        };
+        self.grants.len() == other.grants.len() && by_id(self) == by_id(other)
     }
 
     /// The private prefixes among what this node relays to.
@@ -56,6 +76,89 @@ impl DesiredFirewall {
             within
         }
     }
+}
+
+/// Whether two grants allow the same packets under the same id, wherever the policy says so now.
+fn same(one: &Grant, other: &Grant) -> bool {
+    one.id == other.id
+        && one.protocols == other.protocols
+        && one.sources == other.sources
+        && one.destinations == other.destinations
+}
+
+/// Grants for what both lists allow, in the order and with the ids of the second.
+fn allowed_by_both(old: &[Grant], new: &[Grant]) -> Vec<Grant> {
+    let by_id: BTreeMap<GrantId, &Grant> = old.iter().map(|grant| (grant.id, grant)).collect();
+    let stays = |grant: &Grant| by_id.get(&grant.id).is_some_and(|old| same(old, grant));
+    let staying: BTreeSet<GrantId> = new
+        .iter()
+        .filter(|grant| stays(grant))
+        .map(|grant| grant.id)
+        .collect();
+    let going: Vec<&Grant> = old
+        .iter()
+        .filter(|grant| !staying.contains(&grant.id))
+        .collect();
+    let mut both = Vec::new();
+    for grant in new {
+        if staying.contains(&grant.id) {
+            both.push(grant.clone());
+            continue;
+        }
+        // What a grant that stays allows, it goes on allowing; what one that goes allowed may be
+        // allowed by this one now. The grant with its own id comes first.
+        let own = going.iter().filter(|old| old.id == grant.id);
+        let others = going.iter().filter(|old| old.id != grant.id);
+        both.extend(own.chain(others).flat_map(|old| common(old, grant)));
+    }
+    both
+}
+
+/// What two grants both allow, under the id of the second.
+fn common(old: &Grant, new: &Grant) -> Vec<Grant> {
+    let sources = old.sources.intersection(&new.sources);
+    let protocols: BTreeSet<IpProtocol> = old
+        .protocols
+        .intersection(&new.protocols)
+        .copied()
+        .collect();
+    if sources.is_empty() || protocols.is_empty() {
+        return Vec::new();
+    }
+    let (mut destinations, mut without_ports) = (Vec::new(), Vec::new());
+    for one in &old.destinations {
+        for other in &new.destinations {
+            let addresses = one.addresses.intersection(&other.addresses);
+            let ports = PortRange {
+                first: one.ports.first.max(other.ports.first),
+                last: one.ports.last.min(other.ports.last),
+            };
+            if addresses.is_empty() {
+            } else if ports.first <= ports.last {
+                destinations.push(Destination { addresses, ports });
+            } else {
+                without_ports.push(Destination {
+                    addresses,
+                    ports: PortRange::ALL,
+                });
+            }
+        }
+    }
+    // ICMP passes whatever the ports are, also where two have none in common.
+    let icmp = [IpProtocol::ICMP, IpProtocol::ICMPV6];
+    let icmp = protocols.iter().copied().filter(|p| icmp.contains(p));
+    let icmp: BTreeSet<IpProtocol> = icmp.collect();
+    [(protocols, destinations), (icmp, without_ports)]
+        .into_iter()
+        .filter(|(protocols, destinations)| !protocols.is_empty() && !destinations.is_empty())
+        .map(|(protocols, destinations)| Grant {
+            id: new.id,
+            sources: sources.clone(),
+            protocols,
+            destinations,
+            origin: new.origin.clone(),
+        })
+        .collect()
 }
 
 /// What an exit relays to: everything but private, local and reserved addresses, whose meaning

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::ObservedFirewall;
+use super::{ObservedFirewall, Table};
 use crate::Counter;
 
 const STAMP: &str = "loaded_";
@@ -29,6 +29,13 @@ fn number(object: &Value, field: &str) -> u64 {
 }
 
 impl ObservedFirewall {
+    /// Whether it bears the stamp of that table, and looks as it was left.
+    #[must_use]
+    pub fn is(&self, table: &Table) -> bool {
+        self.fingerprint.as_deref() == Some(table.fingerprint())
+            && self.generation == table.generation()
+    }
+
     /// Reads what `nft -j list table inet weir` printed. What is not understood is left out. The
     /// fingerprint is believed only when the table has as many rules and elements as it was loaded
     /// with.

@@ -1,20 +1,25 @@
 //! The firewall: from grants to one nftables table, and from a listing of it back.
 
+mod change;
 mod classes;
 mod document;
 mod extent;
 mod listing;
+mod narrow;
+mod numbering;
 mod ruleset;
+mod table;
+mod transaction;
 
-pub use ruleset::{
-    DENIED_HOST, DENIED_RELAY, DENIED_SPOOFED, DENIED_TO_OVERLAY, GRANTED, Ruleset, compile,
-    removal,
-};
+pub use change::{FirewallChange, FullLoad, change, removal};
+pub use ruleset::{DENIED_HOST, DENIED_RELAY, DENIED_SPOOFED, DENIED_TO_OVERLAY, GRANTED};
+pub use table::Table;
 
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 use weir_overlay::AddressSet;
 use weir_protocol::Grant;
@@ -45,6 +50,24 @@ pub struct DesiredFirewall {
     pub grants: Vec<Grant>,
     /// Source translation of what it relays.
     pub translation: SourceTranslation,
+}
+
+/// What this agent loaded last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InForce {
+    /// What was asked for.
+    pub firewall: DesiredFirewall,
+    /// The table it became; `None` when an earlier process of this agent loaded it.
+    pub table: Option<Arc<Table>>,
+}
+
+impl From<DesiredFirewall> for InForce {
+    fn from(firewall: DesiredFirewall) -> Self {
+        Self {
+            firewall,
+            table: None,
+        }
+    }
 }
 
 /// Our table as it is.

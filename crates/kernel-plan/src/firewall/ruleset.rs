@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! prerouting  ── overlay sources that did not come from the link, overlay destinations likewise: dropped
-//! input       ── from the link ──▶ to_host      ┐ current connections pass;
-//! forward     ── from the link ──▶ to_relay     ├ others: judge ▶ class_N ▶ grant_N ▶ pass
-//!             ── to the link   ──▶ to_overlay   │ (marked and accepted), or denied
-//! output      ── replies to the link ▶ to_overlay_from_host ┘
+//! input       ── from the link ──▶ to_host      ┐ current connections pass; others: judge, where
+//! forward     ── from the link ──▶ to_relay     ├ a map (grants_ports, grants_hosts, or those of
+//!             ── to the link   ──▶ to_overlay   │ the source's class) gives the grant's mark ▶ pass
+//! output      ── replies to the link ▶ to_overlay_from_host ┘ (marked and accepted), or denied
 //! postrouting ── relayed traffic leaves with this host's address
 //! clamp       ── TCP segment size, both ways
 //! ```
@@ -20,21 +20,25 @@ use nftables::{
     schema::SetType,
     types::{NfChainType, NfHook},
 };
-use std::collections::BTreeMap;
+use std::{collections::BTreeSet, sync::Arc};
 use weir_overlay::{AddressRange, AddressSet, GrantId, InterfaceName, OVERLAY_V4, OVERLAY_V6};
-use weir_protocol::{Grant, IpProtocol, PortRange};
+use weir_protocol::{Grant, IpProtocol};
 
 use super::{
-    DesiredFirewall, ObservedFirewall,
-    classes::{Classes, Reach, classify},
+    DesiredFirewall,
+    classes::{Reach, classify},
     document::{
-        Document, Expr, Stmt, accept, any_of, at_most, clamp_segment_size, concat, count, ct,
-        ct_mark_or, direction, drop, established, from_link, go, goto, integer, is, is_not, jump,
-        leave, log, look_up, masked, masquerade, meta, not_to_link, pair, payload, range,
-        route_back_is, set_ct_mark, source_address, text, to_link,
+        Expr, Stmt, accept, any_of, at_most, clamp_segment_size, concat, count, ct, ct_mark_or,
+        direction, drop, established, from_link, goto, integer, is, is_not, jump, leave, log,
+        look_up, looked_up, masked, masquerade, meta, not_to_link, payload, range, route_back_is,
+        set_ct_mark, source_address, text, to_link,
     },
+    narrow::{Tiers, split},
+    numbering::{Numbered, source},
+    table::{Key, Shape, Table, Value},
+    transaction::class_chain,
 };
-use crate::{CT_GENERATION_MASK, CT_GENERATION_MAX, CT_GENERATION_SHIFT};
+use crate::{CT_GENERATION_MASK, CT_GENERATION_SHIFT};
 
 /// Packets that were to be relayed, and no grant allows it.
 pub const DENIED_RELAY: &str = "denied_relay";
@@ -48,7 +52,7 @@ pub const DENIED_SPOOFED: &str = "denied_spoofed";
 /// Connections that a grant let in (their first packet, and the first after each new ruleset).
 pub const GRANTED: &str = "granted";
 
-const COUNTERS: [&str; 5] = [
+pub(super) const COUNTERS: [&str; 5] = [
     DENIED_RELAY,
     DENIED_HOST,
     DENIED_TO_OVERLAY,
@@ -88,101 +92,52 @@ const FAMILIES: [Family; 2] = [
     },
 ];
 
-/// The generation after the one that marks connections now.
-fn next_generation(observed: Option<&ObservedFirewall>, fingerprint: &str) -> u16 {
-    match observed {
-        Some(observed) if observed.generation != 0 => observed.generation % CT_GENERATION_MAX + 1,
-        // The table is gone and the connections are not: any number that few of them bear.
-        Some(_) | None => {
-            let drawn = u16::from_str_radix(fingerprint.get(..4).unwrap_or("1"), 16).unwrap_or(1);
-            drawn % CT_GENERATION_MAX + 1
-        }
-    }
-}
-
-/// A ruleset, ready to load.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ruleset {
-    /// The libnftables JSON document: one transaction.
-    pub document: String,
-    /// The mark bits of its generation. Connections that bear them already were judged thousands
-    /// of rulesets ago, and must be forgotten before it is loaded.
-    pub mark: u32,
-}
-
-/// The document that removes our table.
-#[must_use]
-pub fn removal() -> String {
-    let mut document = Document::default();
-    // Deleting what is not there is an error; adding what is there is not.
-    document.table();
-    document.delete_table();
-    document.render()
-}
-
-/// Compiles the firewall to the transaction that puts it in force in place of what was observed.
-/// Counters keep their values.
-#[must_use]
-pub fn compile(
+/// Compiles the firewall. Classes that live on from `previous` keep their numbers, so that a change
+/// of a few grants is a change of a few elements.
+pub(super) fn compile(
     desired: &DesiredFirewall,
     interface: &InterfaceName,
-    observed: Option<&ObservedFirewall>,
-) -> Ruleset {
-    let fingerprint = desired.fingerprint(interface);
-    let generation = next_generation(observed, &fingerprint);
-    let mark = u32::from(generation) << CT_GENERATION_SHIFT;
+    generation: u16,
+    previous: Option<&Table>,
+) -> Table {
+    let tiers = split(&desired.grants, &desired.within());
+    let classes = Numbered::new(classify(&tiers.broad, &desired.within()), previous);
     let mut body = Body {
         link: interface.as_str(),
-        mark,
-        document: Document::default(),
+        mark: u32::from(generation) << CT_GENERATION_SHIFT,
+        document: Table {
+            fingerprint: desired.fingerprint(interface),
+            generation,
+            ..Table::default()
+        },
     };
-    let classes = classify(&desired.grants, &desired.within());
-    let used: BTreeMap<GrantId, &Grant> = granted_ids(&classes)
-        .filter_map(|id| Some((id, desired.grants.iter().find(|grant| grant.id == id)?)))
-        .collect();
-
-    body.document.table();
-    for counter in COUNTERS {
-        body.document.counter(counter);
-    }
-    let chains = chain_names(&classes, &used);
-    if let Some(observed) = observed {
-        body.document.flush_table();
-        for (name, is_map) in &observed.sets {
-            if !name.starts_with("log_") {
-                body.document
-                    .delete(if *is_map { "map" } else { "set" }, name);
-            }
-        }
-        for name in observed.chains.iter().filter(|name| {
-            !chains.contains(name) && !BASE_CHAINS.iter().any(|(base, ..)| base == name)
-        }) {
-            body.document.delete("chain", name);
-        }
-    }
-    for (name, kind, hook, priority) in BASE_CHAINS {
-        body.document.base_chain(name, kind, hook, priority);
-    }
-    for name in &chains {
-        body.document.chain(name);
-    }
-    body.log_sources(observed);
+    body.base_chains();
+    body.log_sources();
     body.sets(desired, &classes);
-    body.base_rules();
-    body.judgement(&classes);
-    body.grants(&used);
-    body.denials();
-    body.translation(desired);
-    let (rules, elements) = (body.document.rules, body.document.elements);
-    body.document.chain(&super::listing::stamp(
-        &fingerprint,
-        generation,
-        rules,
-        elements,
-    ));
-    Ruleset {
-        document: body.document.render(),
-        mark,
+    body.narrow(tiers);
+    body.legend(&desired.grants);
+    body.rules(desired);
+    body.document
+}
+
+impl Table {
+    /// The same with another generation: only rules name it.
+    pub(super) fn with_generation(
+        mut self,
+        desired: &DesiredFirewall,
+        interface: &InterfaceName,
+        generation: u16,
+    ) -> Self {
+        let mut body = Body {
+            link: interface.as_str(),
+            mark: u32::from(generation) << CT_GENERATION_SHIFT,
+            document: Self::default(),
+        };
+        body.base_chains();
+        body.rules(desired);
+        self.generation = generation;
+        self.chains.extend(body.document.chains);
+        self
     }
 }
 
@@ -205,56 +160,40 @@ const DENIALS: [(&str, &str, &str); 3] = [
     ),
 ];
 
-fn granted_ids(classes: &Classes) -> impl Iterator<Item = GrantId> + '_ {
-    classes.reach.iter().flatten().flat_map(|reach| {
-        let ports = reach.ports.iter().map(|(_, _, id)| *id);
-        ports.chain(reach.protocols.iter().map(|(_, id)| *id))
-    })
-}
+/// What a packet of either direction calls the two ends of its connection, and the far port.
+const WAYS: [(&str, &str, &str, &str); 2] = [
+    ("original", "saddr", "daddr", "dport"),
+    ("reply", "daddr", "saddr", "sport"),
+];
 
-fn chain_names(classes: &Classes, used: &BTreeMap<GrantId, &Grant>) -> Vec<String> {
-    let fixed = [
-        "to_host",
-        "to_relay",
-        "to_overlay",
-        "to_overlay_from_host",
-        "judge",
-        "pass",
-    ];
-    fixed
-        .into_iter()
-        .map(str::to_owned)
-        .chain(DENIALS.iter().map(|(name, ..)| (*name).to_owned()))
-        .chain((0..classes.reach.len()).map(class_chain))
-        .chain(used.keys().map(|id| grant_chain(*id)))
-        .collect()
-}
+/// The protocols with ports.
+const CARRIERS: [IpProtocol; 3] = [IpProtocol::TCP, IpProtocol::UDP, IpProtocol::SCTP];
 
-fn class_chain(index: usize) -> String {
-    format!("class_{index}")
-}
-
-fn grant_chain(id: GrantId) -> String {
-    format!("grant_{id}")
+/// Keys of maps to grants: from everywhere, and within a class. With ports and without.
+const fn key_types(ipv4: bool) -> [&'static [SetType]; 4] {
+    use SetType::{InetProto, InetService, Ipv4Addr, Ipv6Addr};
+    if ipv4 {
+        [
+            &[Ipv4Addr, Ipv4Addr, InetProto, InetService],
+            &[Ipv4Addr, Ipv4Addr, InetProto],
+            &[Ipv4Addr, InetProto, InetService],
+            &[Ipv4Addr, InetProto],
+        ]
+    } else {
+        [
+            &[Ipv6Addr, Ipv6Addr, InetProto, InetService],
+            &[Ipv6Addr, Ipv6Addr, InetProto],
+            &[Ipv6Addr, InetProto, InetService],
+            &[Ipv6Addr, InetProto],
+        ]
+    }
 }
 
 fn protocol(protocol: IpProtocol) -> Expr {
     integer(u32::from(protocol.0))
 }
 
-fn ports(ports: PortRange) -> Expr {
-    let (first, last) = (
-        integer(u32::from(ports.first)),
-        integer(u32::from(ports.last)),
-    );
-    if ports.first == ports.last {
-        first
-    } else {
-        pair(first, last)
-    }
-}
-
-fn comment(grant: &Grant) -> Option<String> {
+fn comment(grant: &Grant) -> Arc<str> {
     let mut text: String = grant
         .origin
         .chars()
@@ -263,29 +202,42 @@ fn comment(grant: &Grant) -> Option<String> {
     while text.len() > COMMENT_BYTES {
         text.pop();
     }
-    (!text.is_empty()).then_some(text)
+    text.into()
 }
 
 struct Body<'a> {
     link: &'a str,
     mark: u32,
-    document: Document,
+    document: Table,
 }
 
 impl Body<'_> {
-    /// Kept over a reload, with the rates they hold. The kernel refuses to add one that exists,
-    /// since it bears a flag more than we asked for.
-    fn log_sources(&mut self, observed: Option<&ObservedFirewall>) {
-        for family in FAMILIES {
-            let name = format!("log_sources{}", family.suffix);
-            if !observed.is_some_and(|observed| observed.sets.contains_key(&name)) {
-                self.document
-                    .dynamic_set(&name, family.address, LOG_SOURCES);
-            }
+    fn base_chains(&mut self) {
+        for (name, kind, hook, priority) in BASE_CHAINS {
+            self.document.base_chain(name, kind, hook, priority);
         }
     }
 
-    fn sets(&mut self, desired: &DesiredFirewall, classes: &Classes) {
+    /// The rules that are there whatever is granted.
+    fn rules(&mut self, desired: &DesiredFirewall) {
+        self.base_rules();
+        self.judgement();
+        self.look_ups();
+        self.denials();
+        self.translation(desired);
+    }
+
+    /// Kept over a reload, with the rates they hold. The kernel refuses to add one that exists,
+    /// since it bears a flag more than we asked for.
+    fn log_sources(&mut self) {
+        for family in FAMILIES {
+            let name = format!("log_sources{}", family.suffix);
+            self.document
+                .dynamic_set(&name, family.address, LOG_SOURCES);
+        }
+    }
+
+    fn sets(&mut self, desired: &DesiredFirewall, classes: &Numbered) {
         let subnets: AddressSet = desired.subnets().into_iter().collect();
         for family in FAMILIES {
             let of = |set: &AddressSet| -> Vec<AddressRange> {
@@ -304,79 +256,126 @@ impl Body<'_> {
                 &of(&desired.own_addresses),
             );
             document.interval_set(&format!("subnets{suffix}"), address, &of(&subnets));
-            let (single, wide): (Vec<_>, Vec<_>) = classes
-                .sources
-                .iter()
-                .filter(|(sources, _)| sources.is_ipv4() == family.ipv4)
-                .map(|(sources, class)| (sources, (range(sources), go(&class_chain(*class)))))
-                .partition(|(sources, _)| sources.single().is_some());
-            let only = |items: Vec<(_, _)>| items.into_iter().map(|(_, element)| element).collect();
-            document.verdict_map(&format!("sources{suffix}"), &[address], false, only(single));
-            document.verdict_map(
-                &format!("source_ranges{suffix}"),
-                &[address],
-                true,
-                only(wide),
-            );
+            let (mut single, mut wide) = (Vec::new(), Vec::new());
+            for (range, class) in classes
+                .sources()
+                .filter(|(range, _)| range.is_ipv4() == family.ipv4)
+            {
+                if range.single().is_some() {
+                    single.push((source(range), Value::Class(class)));
+                } else {
+                    wide.push((source(range), Value::Class(class)));
+                }
+            }
+            let shape = |interval| Shape::Classes {
+                key: address,
+                interval,
+            };
+            document.set(&format!("sources{suffix}"), shape(false), single);
+            document.set(&format!("source_ranges{suffix}"), shape(true), wide);
         }
-        for (index, reach) in classes.reach.iter().enumerate() {
+        for (class, reach) in classes.reach() {
+            self.document.chain(&class_chain(class));
             for family in FAMILIES {
-                self.class_maps(index, family, reach);
+                self.class_maps(class, family, reach);
             }
         }
     }
 
-    /// Single addresses with single ports go to a hash; ranges of either to an interval map.
-    fn class_maps(&mut self, index: usize, family: Family, reach: &[Reach]) {
-        let (mut exact, mut wide, mut portless) = (Vec::new(), Vec::new(), Vec::new());
-        for piece in reach
-            .iter()
-            .filter(|piece| piece.addresses.is_ipv4() == family.ipv4)
-        {
+    /// Single addresses with single ports, or with all of them, go to hashes; ranges of either to
+    /// interval maps.
+    fn class_maps(&mut self, class: u32, family: Family, reach: &[Reach]) {
+        let (mut ports, mut hosts) = (Vec::new(), Vec::new());
+        let (mut port_ranges, mut nets) = (Vec::new(), Vec::new());
+        let family_of = |range: &AddressRange| range.is_ipv4() == family.ipv4;
+        for piece in reach.iter().filter(|piece| family_of(&piece.addresses)) {
             let single = piece.addresses.single().is_some();
-            for (proto, piece_ports, id) in &piece.ports {
-                let key = concat(vec![
-                    range(&piece.addresses),
-                    protocol(*proto),
-                    ports(*piece_ports),
-                ]);
-                let element = (key, go(&grant_chain(*id)));
-                if single && piece_ports.first == piece_ports.last {
-                    exact.push(element);
-                } else {
-                    wide.push(element);
+            let key = |protocol, ports| Key {
+                destination: Some(piece.addresses),
+                protocol: Some(protocol),
+                ports,
+                ..Key::default()
+            };
+            let with_ports = piece.ports.iter().map(|(proto, ports, id)| {
+                let ports = (!ports.is_all()).then_some(*ports);
+                (*proto, ports, *id)
+            });
+            let without = piece.protocols.iter().map(|(proto, id)| (*proto, None, *id));
+            for (proto, these, id) in with_ports.chain(without) {
+                let element = (key(proto, these), Value::Grant(id));
+                match these {
+                    Some(these) if single && these.first == these.last => ports.push(element),
+                    Some(_) => port_ranges.push(element),
+                    None if single => hosts.push(element),
+                    None => nets.push(element),
                 }
             }
-            for (proto, id) in &piece.protocols {
-                let key = concat(vec![range(&piece.addresses), protocol(*proto)]);
-                portless.push((key, go(&grant_chain(*id))));
-            }
         }
-        let with_ports = [family.address, SetType::InetProto, SetType::InetService];
-        let chain = class_chain(index);
+        let [.., with_ports, without] = key_types(family.ipv4);
+        let chain = class_chain(class);
         for (kind, key, interval, elements) in [
-            ("exact", &with_ports[..], false, exact),
-            ("ranges", &with_ports[..], true, wide),
-            ("portless", &with_ports[..2], true, portless),
+            ("ports", with_ports, false, ports),
+            ("hosts", without, false, hosts),
+            ("port_ranges", with_ports, true, port_ranges),
+            ("nets", without, true, nets),
         ] {
             if elements.is_empty() {
                 continue;
             }
             let name = format!("{chain}_{kind}{}", family.suffix);
-            self.document.verdict_map(&name, key, interval, elements);
-            for (which, side, port) in [("original", "daddr", "dport"), ("reply", "saddr", "sport")]
-            {
-                let mut statements = vec![direction(which)];
-                let mut parts = vec![payload(family.header, side), meta(MetaKey::L4proto)];
-                if kind != "portless" {
-                    let carriers = [IpProtocol::TCP, IpProtocol::UDP, IpProtocol::SCTP];
-                    statements.push(is(meta(MetaKey::L4proto), any_of(carriers.map(protocol))));
-                    parts.push(payload("th", port));
+            self.document.set(&name, Shape::Marks { key, interval }, elements);
+            for (way, _, far, far_port) in WAYS {
+                let mut rule = vec![direction(way)];
+                let mut parts = vec![payload(family.header, far), meta(MetaKey::L4proto)];
+                if key.len() == with_ports.len() {
+                    rule.push(is(meta(MetaKey::L4proto), any_of(CARRIERS.map(protocol))));
+                    parts.push(payload("th", far_port));
                 }
-                statements.push(look_up(concat(parts), &name));
-                self.document.rule(&chain, statements);
+                rule.push(set_ct_mark(looked_up(concat(parts), &name)));
+                rule.push(goto("pass"));
+                self.document.rule(&chain, rule);
             }
         }
+    }
+
+    fn narrow(&mut self, tiers: Tiers<'_>) {
+        for (family, narrow) in FAMILIES.into_iter().zip([tiers.narrow4, tiers.narrow6]) {
+            let [ports, hosts, ..] = key_types(family.ipv4);
+            for (name, key, elements) in [
+                ("grants_ports", ports, narrow.ports),
+                ("grants_hosts", hosts, narrow.hosts),
+            ] {
+                let name = format!("{name}{}", family.suffix);
+                let interval = false;
+                self.document.set(&name, Shape::Marks { key, interval }, elements);
+            }
+        }
+    }
+
+    /// Which grant each mark stands for, and where the policy says so. No packet looks here.
+    fn legend(&mut self, grants: &[Grant]) {
+        let used: BTreeSet<GrantId> = self
+            .document
+            .sets
+            .values()
+            .flat_map(|set| &set.elements)
+            .filter_map(|(_, value)| match value {
+                Value::Grant(id) => Some(*id),
+                Value::Present | Value::Class(_) | Value::Comment(_) => None,
+            })
+            .collect();
+        let elements = grants
+            .iter()
+            .filter(|grant| used.contains(&grant.id))
+            .map(|grant| {
+                let key = Key {
+                    grant: Some(grant.id),
+                    ..Key::default()
+                };
+                (key, Value::Comment(comment(grant)))
+            })
+            .collect();
+        self.document.set("grants", Shape::Legend, elements);
     }
 
     fn current(&self) -> Vec<Stmt> {
@@ -431,7 +430,7 @@ impl Body<'_> {
         }
     }
 
-    fn judgement(&mut self, classes: &Classes) {
+    fn judgement(&mut self) {
         for chain in ["to_host", "to_relay", "to_overlay", "to_overlay_from_host"] {
             let current = self.current();
             self.document.rule(chain, current);
@@ -469,27 +468,44 @@ impl Body<'_> {
             self.document.rule(chain, vec![jump("judge")]);
             self.document.rule(chain, vec![goto(denied)]);
         }
-        if classes.sources.is_empty() {
-            return;
-        }
-        for family in FAMILIES {
-            for (which, side) in [("original", "saddr"), ("reply", "daddr")] {
-                for map in ["sources", "source_ranges"] {
-                    let map = format!("{map}{}", family.suffix);
-                    let key = payload(family.header, side);
-                    self.document
-                        .rule("judge", vec![direction(which), look_up(key, &map)]);
-                }
-            }
-        }
     }
 
-    fn grants(&mut self, used: &BTreeMap<GrantId, &Grant>) {
-        for (id, grant) in used {
-            let chain = grant_chain(*id);
-            let mark = vec![set_ct_mark(integer(id.0)), goto("pass")];
-            self.document
-                .rule_with_comment(&chain, mark, comment(grant));
+    /// From a packet to the grant that allows it: the narrow ones first, then those of its source's
+    /// class. A chain for each family and direction, so that none asks what another knows.
+    fn look_ups(&mut self) {
+        for family in FAMILIES {
+            for (way, near, far, far_port) in WAYS {
+                let chain = format!("judge_{way}{}", family.suffix);
+                let to_it = vec![
+                    is(meta(MetaKey::Nfproto), text(family.protocol)),
+                    direction(way),
+                    goto(&chain),
+                ];
+                self.document.rule("judge", to_it);
+                let ends = || {
+                    vec![
+                        payload(family.header, near),
+                        payload(family.header, far),
+                        meta(MetaKey::L4proto),
+                    ]
+                };
+                let mut with_port = ends();
+                with_port.push(payload("th", far_port));
+                let in_map = |parts, name: &str| {
+                    let map = format!("{name}{}", family.suffix);
+                    set_ct_mark(looked_up(concat(parts), &map))
+                };
+                let carries_ports = is(meta(MetaKey::L4proto), any_of(CARRIERS.map(protocol)));
+                let ports = vec![carries_ports, in_map(with_port, "grants_ports"), goto("pass")];
+                let hosts = vec![in_map(ends(), "grants_hosts"), goto("pass")];
+                self.document.rule(&chain, ports);
+                self.document.rule(&chain, hosts);
+                for map in ["sources", "source_ranges"] {
+                    let map = format!("{map}{}", family.suffix);
+                    let key = payload(family.header, near);
+                    self.document.rule(&chain, vec![look_up(key, &map)]);
+                }
+            }
         }
         let mark = self.mark;
         let pass = vec![count(GRANTED), set_ct_mark(ct_mark_or(mark)), accept()];

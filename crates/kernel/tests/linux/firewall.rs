@@ -16,6 +16,8 @@ const RULESET: &str = r#"{"nftables": [
 fn load(ruleset: &str) -> Step {
     Step::LoadFirewall {
         ruleset: ruleset.to_owned(),
+        table: None,
+        difference: false,
     }
 }
 

@@ -46,6 +46,16 @@ impl Table {
         let name = object["name"].as_str().unwrap_or_default().to_owned();
         match (verb, kind) {
             ("flush", "table") => self.rules.clear(),
+            ("flush", "chain") => self.rules.retain(|rule| rule["chain"] != name.as_str()),
+            ("add" | "delete", "element") => {
+                let set = self
+                    .objects
+                    .iter_mut()
+                    .find(|((kind, set), _)| matches!(kind.as_str(), "set" | "map") && *set == name)
+                    .map(|(_, set)| set)
+                    .ok_or(Errno::ENOENT)?;
+                change_elements(set, verb == "add", object)?;
+            }
             ("add", "rule") => {
                 let chain = object["chain"].as_str().unwrap_or_default().to_owned();
                 if !self.objects.contains_key(&("chain".to_owned(), chain)) {
@@ -84,6 +94,36 @@ impl Table {
         let listing = objects.chain(rules).collect::<Vec<_>>();
         ObservedFirewall::from_listing(&json!({ "nftables": listing }))
     }
+}
+
+/// The key of an element: alone, with its value, or with a comment.
+fn key(element: &Value) -> &Value {
+    let element = match element {
+        Value::Array(pair) => pair.first().unwrap_or(element),
+        _ => element,
+    };
+    element.get("elem").map_or(element, |commented| &commented["val"])
+}
+
+fn change_elements(set: &mut Value, add: bool, change: &Value) -> Result<(), Errno> {
+    let changed = change["elem"].as_array().ok_or(Errno::EINVAL)?;
+    let set = set.as_object_mut().ok_or(Errno::EINVAL)?;
+    let elements = set.entry("elem").or_insert_with(|| json!([]));
+    let elements = elements.as_array_mut().ok_or(Errno::EINVAL)?;
+    for element in changed {
+        let at = elements.iter().position(|old| key(old) == key(element));
+        match (add, at) {
+            (true, None) => elements.push(element.clone()),
+            // The same again is no error; another value is.
+            (true, Some(at)) if elements.get(at) == Some(element) => {}
+            (true, Some(_)) => return Err(Errno::EEXIST),
+            (false, Some(at)) => {
+                elements.remove(at);
+            }
+            (false, None) => return Err(Errno::ENOENT),
+        }
+    }
+    Ok(())
 }
 
 fn only_member(value: &Value) -> Option<(&str, &Value)> {
