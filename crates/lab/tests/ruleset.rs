@@ -128,7 +128,12 @@ impl Network {
     fn load(&self, desired: &DesiredFirewall) -> Result<FirewallChange> {
         let known = self.loaded.borrow().clone();
         let observed = self.observed()?;
-        let change = change(desired, &self.interface, observed.as_ref(), known.as_deref());
+        let change = change(
+            desired,
+            &self.interface,
+            observed.as_ref(),
+            known.as_deref(),
+        );
         self.relay
             .command(["nft", "-j", "-f", "-"])
             .stdin(change.document.clone())

@@ -5,8 +5,7 @@ use tracing::{debug, error, warn};
 use weir_kernel_plan::{
     DesiredState, Kernel, KernelError, ObservedState, Scope, Step,
     firewall::{DesiredFirewall, InForce, Table},
-    plan,
-    plan_teardown, scope,
+    plan, plan_teardown, scope,
 };
 use weir_overlay::InterfaceName;
 use weir_protocol::ItemFailure;

@@ -171,7 +171,12 @@ impl Bench {
 
     fn conforms(&self, map: &NetworkMap) -> bool {
         let desired = desired_state(map, &settings(), key());
-        plan(&desired, &self.kernel.state(), Some(&desired.firewall.clone().into())).is_empty()
+        plan(
+            &desired,
+            &self.kernel.state(),
+            Some(&desired.firewall.clone().into()),
+        )
+        .is_empty()
     }
 }
 

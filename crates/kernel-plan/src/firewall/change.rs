@@ -109,7 +109,12 @@ pub fn change(
     }
     let elements = difference.elements();
     if elements > next.elements().max(SMALL) {
-        return whole(desired, interface, Some(observed), FullLoad::LargeDifference);
+        return whole(
+            desired,
+            interface,
+            Some(observed),
+            FullLoad::LargeDifference,
+        );
     }
     let document = difference.document(loaded, &next);
     FirewallChange {
@@ -228,7 +233,10 @@ impl<'a> Difference<'a> {
                 Some(_) => {}
             }
         }
-        let gone = old.chains.keys().filter(|name| !new.chains.contains_key(*name));
+        let gone = old
+            .chains
+            .keys()
+            .filter(|name| !new.chains.contains_key(*name));
         difference.gone_chains.extend(gone.map(String::as_str));
         for (name, set) in &new.sets {
             match old.sets.get(name) {
@@ -244,7 +252,10 @@ impl<'a> Difference<'a> {
                 None => difference.new_sets.push((name, set)),
             }
         }
-        let gone = old.sets.iter().filter(|(name, _)| !new.sets.contains_key(*name));
+        let gone = old
+            .sets
+            .iter()
+            .filter(|(name, _)| !new.sets.contains_key(*name));
         difference
             .gone_sets
             .extend(gone.map(|(name, set)| (name.as_str(), set)));
@@ -266,7 +277,10 @@ impl<'a> Difference<'a> {
 
     fn elements(&self) -> usize {
         let new = self.new_sets.iter().map(|(_, set)| set.elements.len());
-        let changed = self.changed_sets.iter().map(|set| set.gone.len() + set.new.len());
+        let changed = self
+            .changed_sets
+            .iter()
+            .map(|set| set.gone.len() + set.new.len());
         new.chain(changed).sum()
     }
 
@@ -314,7 +328,10 @@ fn elements<'a>(name: &'a str, old: &'a Set, new: &'a Set) -> Option<SetDifferen
         gone: Vec::new(),
         new: Vec::new(),
     };
-    let (mut before, mut after) = (old.elements.iter().peekable(), new.elements.iter().peekable());
+    let (mut before, mut after) = (
+        old.elements.iter().peekable(),
+        new.elements.iter().peekable(),
+    );
     loop {
         match (before.peek(), after.peek()) {
             (None, None) => break,

@@ -342,7 +342,10 @@ mod tests {
     #[test]
     fn nothing_outside_what_is_served_is_kept() {
         let grants = [grant(1, "100.64.0.2", &[6], "0.0.0.0/0", (0, 65535))];
-        let classes = classify(&grants.iter().collect::<Vec<_>>(), &ranges("8.8.8.8 100.64.0.1"));
+        let classes = classify(
+            &grants.iter().collect::<Vec<_>>(),
+            &ranges("8.8.8.8 100.64.0.1"),
+        );
         let kept: AddressSet = classes
             .reach
             .iter()

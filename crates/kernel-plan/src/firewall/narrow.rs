@@ -49,10 +49,13 @@ pub(super) fn size(range: &AddressRange) -> u128 {
 /// Each address of a stretch. Ask for [`size`] first.
 pub(super) fn each(range: AddressRange) -> impl Iterator<Item = AddressRange> {
     let (first, last) = match (range.first(), range.last()) {
-        (IpAddr::V4(first), last) => (first.to_ipv6_mapped().to_bits(), match last {
-            IpAddr::V4(last) => last.to_ipv6_mapped().to_bits(),
-            IpAddr::V6(last) => last.to_bits(),
-        }),
+        (IpAddr::V4(first), last) => (
+            first.to_ipv6_mapped().to_bits(),
+            match last {
+                IpAddr::V4(last) => last.to_ipv6_mapped().to_bits(),
+                IpAddr::V6(last) => last.to_bits(),
+            },
+        ),
         (IpAddr::V6(first), IpAddr::V6(last)) => (first.to_bits(), last.to_bits()),
         (IpAddr::V6(first), IpAddr::V4(_)) => (first.to_bits(), first.to_bits()),
     };
@@ -115,9 +118,7 @@ fn pieces(grant: &Grant, within: &AddressSet) -> Option<Vec<Piece>> {
                 .filter(|p| fits(**p, range.is_ipv4()))
             {
                 match ports_of(*protocol, destination.ports) {
-                    Some(Ports::These(ports))
-                        if u128::from(ports.last - ports.first) + 1 > FEW =>
-                    {
+                    Some(Ports::These(ports)) if u128::from(ports.last - ports.first) + 1 > FEW => {
                         return None;
                     }
                     Some(ports) => services.push((*protocol, ports)),

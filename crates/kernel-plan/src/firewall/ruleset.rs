@@ -300,7 +300,10 @@ impl Body<'_> {
                 let ports = (!ports.is_all()).then_some(*ports);
                 (*proto, ports, *id)
             });
-            let without = piece.protocols.iter().map(|(proto, id)| (*proto, None, *id));
+            let without = piece
+                .protocols
+                .iter()
+                .map(|(proto, id)| (*proto, None, *id));
             for (proto, these, id) in with_ports.chain(without) {
                 let element = (key(proto, these), Value::Grant(id));
                 match these {
@@ -323,7 +326,8 @@ impl Body<'_> {
                 continue;
             }
             let name = format!("{chain}_{kind}{}", family.suffix);
-            self.document.set(&name, Shape::Marks { key, interval }, elements);
+            self.document
+                .set(&name, Shape::Marks { key, interval }, elements);
             for (way, _, far, far_port) in WAYS {
                 let mut rule = vec![direction(way)];
                 let mut parts = vec![payload(family.header, far), meta(MetaKey::L4proto)];
@@ -347,7 +351,8 @@ impl Body<'_> {
             ] {
                 let name = format!("{name}{}", family.suffix);
                 let interval = false;
-                self.document.set(&name, Shape::Marks { key, interval }, elements);
+                self.document
+                    .set(&name, Shape::Marks { key, interval }, elements);
             }
         }
     }
@@ -496,7 +501,11 @@ impl Body<'_> {
                     set_ct_mark(looked_up(concat(parts), &map))
                 };
                 let carries_ports = is(meta(MetaKey::L4proto), any_of(CARRIERS.map(protocol)));
-                let ports = vec![carries_ports, in_map(with_port, "grants_ports"), goto("pass")];
+                let ports = vec![
+                    carries_ports,
+                    in_map(with_port, "grants_ports"),
+                    goto("pass"),
+                ];
                 let hosts = vec![in_map(ends(), "grants_hosts"), goto("pass")];
                 self.document.rule(&chain, ports);
                 self.document.rule(&chain, hosts);

@@ -1,8 +1,8 @@
 //! A libnftables JSON document: what is added to it is carried out in that order, all of it or
 //! nothing.
 
-use serde::{Serialize, Serializer, ser::SerializeSeq};
 use nftables::schema::SetType;
+use serde::{Serialize, Serializer, ser::SerializeSeq};
 use serde_json::{Value as Json, json};
 use std::fmt::Display;
 use weir_overlay::AddressRange;
@@ -288,12 +288,18 @@ fn declaration(shape: Shape) -> Vec<(&'static str, Json)> {
             interval(&mut fields, true);
         }
         Shape::Legend => fields.push(("type", json!(SetType::Mark))),
-        Shape::Marks { key, interval: ranges } => {
+        Shape::Marks {
+            key,
+            interval: ranges,
+        } => {
             fields.push(("type", json!(key)));
             fields.push(("map", json!(SetType::Mark)));
             interval(&mut fields, ranges);
         }
-        Shape::Classes { key, interval: ranges } => {
+        Shape::Classes {
+            key,
+            interval: ranges,
+        } => {
             fields.push(("type", json!(key)));
             fields.push(("map", "verdict".into()));
             interval(&mut fields, ranges);

@@ -102,7 +102,9 @@ fn key(element: &Value) -> &Value {
         Value::Array(pair) => pair.first().unwrap_or(element),
         _ => element,
     };
-    element.get("elem").map_or(element, |commented| &commented["val"])
+    element
+        .get("elem")
+        .map_or(element, |commented| &commented["val"])
 }
 
 fn change_elements(set: &mut Value, add: bool, change: &Value) -> Result<(), Errno> {
