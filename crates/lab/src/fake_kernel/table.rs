@@ -98,10 +98,8 @@ impl Table {
 
 /// The key of an element: alone, with its value, or with a comment.
 fn key(element: &Value) -> &Value {
-    let element = match element {
-        Value::Array(pair) => pair.first().unwrap_or(element),
-        _ => element,
-    };
+    let pair = element.as_array().and_then(|pair| pair.first());
+    let element = pair.unwrap_or(element);
     element
         .get("elem")
         .map_or(element, |commented| &commented["val"])
