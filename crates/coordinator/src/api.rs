@@ -3,9 +3,12 @@
 //! Fields are only ever added. Times are RFC 3339, in UTC.
 
 mod audit;
+mod backup;
 mod policy;
 
 pub use audit::{AuditEntry, AuditReport};
+pub use backup::Restored;
+pub(crate) use backup::chunks;
 pub use policy::{
     AccessChange, ClosestRule, DiffPolicies, End, ExplainPolicy, Explained, ExplainedRule, Finding,
     Policy, PolicyDiff, PolicyRef, PolicyRevision, PolicyStatus, PolicyTested, RollBackPolicy,

@@ -7,7 +7,7 @@ use crate::{
     replay::ReplayCache,
     store::{Store, StoreError},
 };
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Instant};
 use tokio::task::JoinHandle;
 use weir_protocol::Pin;
 
@@ -37,6 +37,8 @@ pub(crate) struct Coordinator {
     pub replay: ReplayCache,
     /// What it is known by.
     pub identity: Identity,
+    /// Where its key is, and room for files.
+    pub state_dir: PathBuf,
 }
 
 impl Coordinator {
@@ -48,6 +50,7 @@ impl Coordinator {
     pub(crate) async fn start(
         store: Store,
         identity: Identity,
+        state_dir: PathBuf,
     ) -> Result<(Arc<Self>, JoinHandle<()>), StoreError> {
         let accepted = store
             .read()
@@ -62,6 +65,7 @@ impl Coordinator {
             presence,
             replay: ReplayCache::new(accepted),
             identity,
+            state_dir,
         };
         Ok((Arc::new(coordinator), task))
     }

@@ -62,6 +62,12 @@ impl Refusal {
         let (code, detail) = match self {
             Self::Denied { code, detail } => (*code, detail.clone()),
             Self::BadPolicy { .. } => (ErrorCode::BadPolicy, self.to_string()),
+            Self::Store(error) if error.is_unavailable() => (
+                ErrorCode::Unavailable,
+                "the coordinator's database does not answer, so this may not have been done: look, \
+                 and try again once it is back (the network goes on as it is)"
+                    .to_owned(),
+            ),
             Self::Store(_) | Self::Random(_) => (
                 ErrorCode::Internal,
                 format!("{self}: its log says why (journalctl -u weir-coordinator)"),
@@ -89,5 +95,6 @@ const fn status(code: ErrorCode) -> u16 {
         ErrorCode::Conflict => 409,
         ErrorCode::BadRoute | ErrorCode::BadPolicy => 422,
         ErrorCode::Internal => 500,
+        ErrorCode::Unavailable => 503,
     }
 }

@@ -33,6 +33,8 @@ pub enum ErrorCode {
     BadPolicy,
     /// The coordinator's own fault.
     Internal,
+    /// The coordinator cannot do it at the moment; the same request may be sent again.
+    Unavailable,
     /// A code that this version does not know.
     #[serde(other)]
     Unknown,

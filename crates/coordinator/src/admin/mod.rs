@@ -4,6 +4,7 @@
 //! here.
 
 mod audit;
+mod backup;
 mod diff;
 mod explain;
 mod keys;
@@ -13,6 +14,7 @@ mod routes;
 mod users;
 
 pub(crate) use audit::{list_audit, verify_audit};
+pub(crate) use backup::{Scratch, back_up, remove_scratch, restore};
 pub(crate) use diff::diff_policies;
 pub(crate) use explain::explain_policy;
 pub(crate) use keys::{create_key, list_keys, revoke_key};

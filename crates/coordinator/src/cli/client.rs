@@ -1,18 +1,25 @@
 //! Talking to the running coordinator over its admin socket.
 
-use crate::api::{AdminProblem, PATH_PREFIX};
+use crate::api::{self, AdminProblem, PATH_PREFIX};
 use anyhow::{Context, anyhow, bail};
 use axum::body::Bytes;
-use http::{Method, Request, StatusCode, header};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::client::conn::http1;
+use futures_util::TryStreamExt;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited, StreamBody};
+use hyper::{
+    body::{Body, Frame, Incoming},
+    client::conn::http1,
+};
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
-use std::{fmt, io::ErrorKind, path::PathBuf, time::Duration};
-use tokio::{net::UnixStream, time::timeout};
+use std::{error::Error, fmt, io::ErrorKind, path::PathBuf, time::Duration};
+use tokio::{fs::File, io::AsyncWriteExt, net::UnixStream, time::timeout};
 
 /// How long an answer may take. A change is answered when it is published.
 const DEADLINE: Duration = Duration::from_secs(30);
+/// How long a backup may take, either way.
+const TRANSFER_DEADLINE: Duration = Duration::from_secs(600);
+const BROKEN: &str = "the connection to the coordinator broke: see journalctl -u weir-coordinator";
 /// The longest answer: a hundred thousand nodes fit.
 const MAX_ANSWER_BYTES: usize = 256 << 20;
 
@@ -30,7 +37,7 @@ impl fmt::Display for Refused {
     }
 }
 
-impl std::error::Error for Refused {}
+impl Error for Refused {}
 
 #[derive(Debug)]
 pub(super) struct Client {
@@ -72,37 +79,66 @@ impl Client {
         path: &str,
         body: Bytes,
     ) -> anyhow::Result<T> {
-        let (status, answer) = timeout(DEADLINE, self.exchange(method, path, body))
-            .await
-            .map_err(|_| {
-                anyhow!(
-                    "the coordinator did not answer within {} seconds: see journalctl -u \
-                     weir-coordinator",
-                    DEADLINE.as_secs()
-                )
-            })??;
-        let versions = "this command and the running coordinator may be of different versions: \
-                        restart it with systemctl restart weir-coordinator";
-        if status.is_success() {
-            return serde_json::from_slice(&answer)
-                .with_context(|| format!("cannot read the coordinator's answer; {versions}"));
-        }
-        let problem: AdminProblem = serde_json::from_slice(&answer)
-            .with_context(|| format!("the coordinator answered {status}; {versions}"))?;
-        Err(Refused(problem).into())
+        let answer = async {
+            let answer = self.exchange(method, path, Full::new(body)).await?;
+            whole(answer).await
+        };
+        read(within(DEADLINE, answer).await?)
     }
 
-    async fn exchange(
+    /// Writes what comes to a file, and gives its length in bytes.
+    pub(super) async fn download(&self, path: &str, file: &mut File) -> anyhow::Result<u64> {
+        let transfer = async {
+            let answer = self
+                .exchange(Method::GET, path, Full::<Bytes>::default())
+                .await?;
+            if !answer.status().is_success() {
+                return read::<()>(whole(answer).await?).map(|()| 0);
+            }
+            let mut length = 0;
+            let mut body = answer.into_body();
+            while let Some(frame) = body.frame().await {
+                // An answer that is cut off has not the length that it announced.
+                let Ok(data) = frame.context(BROKEN)?.into_data() else {
+                    continue;
+                };
+                length += u64::try_from(data.len())?;
+                file.write_all(&data)
+                    .await
+                    .context("cannot write the file")?;
+            }
+            Ok(length)
+        };
+        within(TRANSFER_DEADLINE, transfer).await
+    }
+
+    /// Sends a file.
+    pub(super) async fn upload<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        file: File,
+    ) -> anyhow::Result<T> {
+        let chunks = api::chunks(file).map_ok(Frame::data);
+        let transfer = async {
+            let body = StreamBody::new(Box::pin(chunks));
+            whole(self.exchange(Method::POST, path, body).await?).await
+        };
+        read(within(TRANSFER_DEADLINE, transfer).await?)
+    }
+
+    async fn exchange<B>(
         &self,
         method: Method,
         path: &str,
-        body: Bytes,
-    ) -> anyhow::Result<(StatusCode, Bytes)> {
+        body: B,
+    ) -> anyhow::Result<Response<Incoming>>
+    where
+        B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+    {
         let stream = self.connect().await?;
-        let broken = "the connection to the coordinator broke: see journalctl -u weir-coordinator";
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
-            .context(broken)?;
+            .context(BROKEN)?;
         // Ends with the connection; what goes wrong there is seen by the request.
         tokio::spawn(connection);
         let request = Request::builder()
@@ -110,15 +146,9 @@ impl Client {
             .uri(format!("{PATH_PREFIX}{path}"))
             .header(header::HOST, "coordinator")
             .header(header::CONTENT_TYPE, "application/json")
-            .body(Full::new(body))
+            .body(body)
             .context("cannot make the request")?;
-        let answer = sender.send_request(request).await.context(broken)?;
-        let status = answer.status();
-        let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES)
-            .collect()
-            .await
-            .map_err(|error| anyhow!("{broken} ({error})"))?;
-        Ok((status, body.to_bytes()))
+        sender.send_request(request).await.context(BROKEN)
     }
 
     async fn connect(&self) -> anyhow::Result<UnixStream> {
@@ -142,6 +172,39 @@ impl Client {
         }
         Err(error).with_context(|| format!("cannot open the admin socket {path}"))
     }
+}
+
+async fn within<T>(
+    deadline: Duration,
+    work: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
+    timeout(deadline, work).await.map_err(|_| {
+        anyhow!(
+            "the coordinator did not answer within {} seconds: see journalctl -u weir-coordinator",
+            deadline.as_secs()
+        )
+    })?
+}
+
+async fn whole(answer: Response<Incoming>) -> anyhow::Result<(StatusCode, Bytes)> {
+    let status = answer.status();
+    let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES)
+        .collect()
+        .await
+        .map_err(|error| anyhow!("{BROKEN} ({error})"))?;
+    Ok((status, body.to_bytes()))
+}
+
+fn read<T: DeserializeOwned>((status, answer): (StatusCode, Bytes)) -> anyhow::Result<T> {
+    let versions = "this command and the running coordinator may be of different versions: \
+                    restart it with systemctl restart weir-coordinator";
+    if status.is_success() {
+        return serde_json::from_slice(&answer)
+            .with_context(|| format!("cannot read the coordinator's answer; {versions}"));
+    }
+    let problem: AdminProblem = serde_json::from_slice(&answer)
+        .with_context(|| format!("the coordinator answered {status}; {versions}"))?;
+    Err(Refused(problem).into())
 }
 
 fn to_json<B: Serialize>(body: &B) -> anyhow::Result<Bytes> {

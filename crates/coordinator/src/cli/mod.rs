@@ -1,6 +1,7 @@
 //! The command line: `serve`, and the verbs that talk to a running coordinator.
 
 mod audit;
+mod backup;
 mod client;
 mod config;
 mod keys;
@@ -79,6 +80,10 @@ enum Verb {
     /// List who changed what, and check that the record is whole
     #[command(subcommand)]
     Audit(audit::Audit),
+    /// Write everything the coordinator knows to a file, while it runs
+    Backup(backup::Backup),
+    /// Replace everything the coordinator knows by a backup, while it runs
+    Restore(backup::Restore),
     /// Show how the running coordinator is doing
     Status,
     /// Print the version of this program
@@ -136,6 +141,8 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             Verb::Routes(verb) => verb.run(&context).await,
             Verb::Policy(verb) => verb.run(&context).await,
             Verb::Audit(verb) => verb.run(&context).await,
+            Verb::Backup(backup) => backup.run(&context).await,
+            Verb::Restore(restore) => restore.run(&context).await,
             Verb::Status => status::show(&context).await,
             Verb::Version => status::version(&context),
             Verb::Manual { directory } => manual::write(command(), &directory),

@@ -1,6 +1,7 @@
 //! What admins ask, over the unix socket. Who may open the socket is an admin.
 
 mod audit;
+mod backup;
 mod policy;
 
 use super::answer;
@@ -48,6 +49,7 @@ pub(super) fn router(coordinator: Arc<Coordinator>) -> Router {
         .route("/nodes/{node}/routes/reject", post(reject_routes))
         .route("/routes", get(list_routes))
         .merge(audit::router())
+        .merge(backup::router())
         .merge(policy::router());
     Router::new()
         .nest(PATH_PREFIX, api)

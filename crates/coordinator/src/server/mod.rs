@@ -13,7 +13,9 @@ pub use socket::SocketError;
 pub use tls::TlsError;
 
 use crate::{
-    Coordinator, Identity, clock,
+    Coordinator, Identity,
+    admin::remove_scratch,
+    clock,
     store::{Database, OpenError, Store, StoreError},
 };
 use agent_api::Stopping;
@@ -117,6 +119,10 @@ impl Server {
         })?;
         // Before anything is written: a second coordinator must not touch the first one's state.
         let (admin_listener, socket_file) = socket::bind(&settings.socket).await?;
+        remove_scratch(state_dir).map_err(|source| StartError::StateDirectory {
+            path: state_dir.clone(),
+            source,
+        })?;
         let listener =
             TcpListener::bind(settings.listen)
                 .await
@@ -137,13 +143,12 @@ impl Server {
             pin: tls.pin,
             started: clock::now(),
         };
-        let (coordinator, engine) =
-            Coordinator::start(store, identity)
-                .await
-                .map_err(|source| StartError::Read {
-                    database: database.to_string(),
-                    source,
-                })?;
+        let (coordinator, engine) = Coordinator::start(store, identity, state_dir.clone())
+            .await
+            .map_err(|source| StartError::Read {
+                database: database.to_string(),
+                source,
+            })?;
         let (stopping, seen) = watch::channel(false);
         let agents = agent_api::router(Arc::clone(&coordinator), Stopping(seen.clone()));
         let admins = admin_api::router(Arc::clone(&coordinator));

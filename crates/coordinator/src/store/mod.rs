@@ -8,6 +8,8 @@
 mod audit;
 mod audit_chain;
 mod auth_keys;
+mod backup;
+mod copy;
 mod database;
 mod dialect;
 mod maps;
@@ -20,6 +22,7 @@ mod users;
 
 pub use audit::{Actor, AuditEntry, AuditRow};
 pub use audit_chain::{AuditFlaw, AuditHead, AuditReport};
+pub use backup::{BackupError, Restored};
 pub use database::{Database, DatabaseUrlError};
 pub use open::OpenError;
 pub use routes::Decision;
@@ -34,6 +37,11 @@ use tokio::{
     sync::{Mutex, OwnedMutexGuard},
     time::timeout,
 };
+
+/// How the codes begin with which PostgreSQL says that it cannot serve now (PostgreSQL manual,
+/// appendix A): no connection, out of resources, shutting down or starting, waited too long for
+/// another change, idle too long, and a standby that cannot be written to.
+const UNAVAILABLE: [&str; 6] = ["08", "53", "57P", "55P03", "25P03", "25006"];
 
 /// The longest that a change waits for its turn. All agents of a large network come back at once
 /// after a restart, each with one small change.
@@ -90,6 +98,30 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether the database is to be had no more, or not at the moment: the same may work later.
+    #[must_use]
+    pub fn is_unavailable(&self) -> bool {
+        let source = match self {
+            Self::Database { source, .. } => source,
+            Self::Busy => return true,
+            Self::Corrupt { .. } | Self::Json(..) => return false,
+        };
+        #[expect(
+            clippy::wildcard_enum_match_arm,
+            reason = "the kinds are many and grow; the others are not about reaching the database"
+        )]
+        match source {
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed => true,
+            sqlx::Error::Database(error) => error
+                .code()
+                .is_some_and(|code| UNAVAILABLE.iter().any(|prefix| code.starts_with(prefix))),
+            _ => false,
+        }
+    }
+
     fn doing(doing: &'static str) -> impl FnOnce(sqlx::Error) -> Self {
         move |source| Self::Database { doing, source }
     }

@@ -1,6 +1,6 @@
 //! Opening the database: created when missing, backed up before it is upgraded.
 
-use super::{Database, Pool, Store, StoreError, WRITE_DEADLINE};
+use super::{BackupError, Database, Pool, Store, StoreError, WRITE_DEADLINE};
 use sqlx::{
     AssertSqlSafe, PgPool, SqlitePool,
     migrate::{MigrateError, Migrator},
@@ -123,7 +123,7 @@ impl Store {
         Ok(store)
     }
 
-    async fn tie_old_audit(&self) -> Result<(), StoreError> {
+    pub(super) async fn tie_old_audit(&self) -> Result<(), StoreError> {
         let mut tx = self.write().await?;
         tx.tie_old_audit().await?;
         tx.commit().await
@@ -238,6 +238,71 @@ async fn schema_of_server(pool: &PgPool) -> Result<Option<i64>, sqlx::Error> {
         .await
 }
 
+/// Writes the database, as it is at one moment, to a new file.
+pub(super) async fn vacuum_into(pool: &SqlitePool, path: &Path) -> Result<(), sqlx::Error> {
+    let target = path.to_string_lossy().replace('\'', "''");
+    sqlx::query(AssertSqlSafe(format!("VACUUM INTO '{target}'")))
+        .execute(pool)
+        .await
+        .map(drop)
+}
+
+/// Opens a backup, checks all of it, and upgrades it in place when it is of an older version.
+pub(super) async fn open_existing_file(path: &Path) -> Result<SqlitePool, BackupError> {
+    let failed = |source| BackupError::NotABackup {
+        reason: "SQLite cannot read it".to_owned(),
+        source: Some(source),
+    };
+    let not_whole = |reason: &str| BackupError::NotABackup {
+        reason: reason.to_owned(),
+        source: None,
+    };
+    // No file beside it that would have to be removed too.
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .foreign_keys(true)
+        .journal_mode(SqliteJournalMode::Memory)
+        .synchronous(SqliteSynchronous::Off);
+    let pool = SqlitePoolOptions::new()
+        .max_connections(1)
+        .connect_with(options)
+        .await
+        .map_err(failed)?;
+    let known = newest(&SQLITE_MIGRATIONS);
+    let found = schema_of_file(&pool)
+        .await
+        .map_err(failed)?
+        .ok_or_else(|| not_whole("it is not of a coordinator"))?;
+    if found > known {
+        return Err(BackupError::Open(OpenError::Newer {
+            database: "of the backup".to_owned(),
+            found,
+            known,
+        }));
+    }
+    let problems: Vec<String> = sqlx::query_scalar("PRAGMA integrity_check")
+        .fetch_all(&pool)
+        .await
+        .map_err(failed)?;
+    if problems != ["ok"] {
+        return Err(not_whole(&problems.join("; ")));
+    }
+    let dangling = sqlx::query("PRAGMA foreign_key_check")
+        .fetch_all(&pool)
+        .await
+        .map_err(failed)?;
+    if !dangling.is_empty() {
+        return Err(not_whole("rows refer to rows that are not there"));
+    }
+    SQLITE_MIGRATIONS.run(&pool).await.map_err(|source| {
+        BackupError::Open(OpenError::Migrate {
+            database: "of the backup".to_owned(),
+            source,
+        })
+    })?;
+    Ok(pool)
+}
+
 async fn back_up(pool: &SqlitePool, path: &Path, found: i64, known: i64) -> Result<(), OpenError> {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".before-{known}-from-{found}"));
@@ -246,9 +311,7 @@ async fn back_up(pool: &SqlitePool, path: &Path, found: i64, known: i64) -> Resu
     if copy.exists() {
         return Ok(());
     }
-    let target = copy.to_string_lossy().replace('\'', "''");
-    sqlx::query(AssertSqlSafe(format!("VACUUM INTO '{target}'")))
-        .execute(pool)
+    vacuum_into(pool, &copy)
         .await
         .map_err(|source| OpenError::Backup {
             path: copy.clone(),

@@ -6,7 +6,11 @@ mod agent;
 #[cfg(test)]
 mod audit;
 #[cfg(test)]
+mod backups;
+#[cfg(test)]
 mod command_line;
+#[cfg(test)]
+mod crash;
 #[cfg(test)]
 mod enrolment;
 #[cfg(test)]

@@ -159,8 +159,13 @@ pub(crate) fn shared() -> &'static Cluster {
 
 /// An empty database of the shared server.
 pub(crate) async fn database() -> Database {
+    database_url().await.parse().unwrap()
+}
+
+/// The URL of an empty database of the shared server.
+pub(crate) async fn database_url() -> String {
     let cluster = tokio::task::spawn_blocking(shared).await.unwrap();
-    cluster.database().await.parse().unwrap()
+    cluster.database().await
 }
 
 /// A file that does not exist yet.
@@ -172,10 +177,7 @@ pub(crate) fn file(directory: &Path) -> Database {
 pub(crate) async fn execute(database: &Database, statement: &'static str) {
     match database {
         Database::File(path) => {
-            let url = format!("sqlite://{}", path.display());
-            let mut connection = SqliteConnection::connect(&url).await.unwrap();
-            let done = sqlx::query(statement).execute(&mut connection).await;
-            done.unwrap();
+            execute_at(&format!("sqlite://{}", path.display()), statement).await
         }
         Database::Postgres(options) => {
             let mut connection = PgConnection::connect_with(options).await.unwrap();
@@ -183,4 +185,12 @@ pub(crate) async fn execute(database: &Database, statement: &'static str) {
             done.unwrap();
         }
     }
+}
+
+/// The same to a SQLite file, by URL.
+pub(crate) async fn execute_at(url: &str, statement: &'static str) {
+    let mut connection = SqliteConnection::connect(url).await.unwrap();
+    let done = sqlx::query(statement).execute(&mut connection).await;
+    done.unwrap();
+    connection.close().await.unwrap();
 }

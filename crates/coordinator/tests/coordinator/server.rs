@@ -4,7 +4,10 @@ use serde_json::Value;
 use std::{net::SocketAddr, path::Path, process::Output};
 use tempfile::TempDir;
 use tokio::process::Command;
-use weir_coordinator::server::{Server, Settings, StartError};
+use weir_coordinator::{
+    server::{Server, Settings, StartError},
+    store::Database,
+};
 use weir_protocol::Pin;
 
 /// What allows everything.
@@ -34,7 +37,24 @@ impl TestServer {
     }
 
     pub(crate) async fn start_in(directory: TempDir) -> Result<Self, StartError> {
-        let server = Server::start(settings(directory.path())).await?;
+        Self::start_with(directory, None).await
+    }
+
+    /// Starts one whose database is not a file of its own.
+    pub(crate) async fn start_on(database: Database) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        Self::start_with(directory, Some(database)).await.unwrap()
+    }
+
+    async fn start_with(
+        directory: TempDir,
+        database: Option<Database>,
+    ) -> Result<Self, StartError> {
+        let settings = Settings {
+            database,
+            ..settings(directory.path())
+        };
+        let server = Server::start(settings).await?;
         let identity = server.identity().clone();
         Ok(Self {
             directory,
