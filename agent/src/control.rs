@@ -199,10 +199,25 @@ pub(crate) struct StatusReport {
     pub(crate) counters: BTreeMap<String, Counter>,
     /// What the reconciler did since the daemon started.
     pub(crate) reconciler: weir_reconcile::Counters,
+    /// The exit that was chosen with `--exit-node`.
+    pub(crate) exit_node: Option<ExitReport>,
     /// What the coordinator wants to be known.
     pub(crate) notices: Vec<String>,
+    /// What this host itself sees to be wrong.
+    pub(crate) warnings: Vec<String>,
     /// What could not be done, and is tried again.
     pub(crate) failures: Vec<ItemFailure>,
+}
+
+/// The exit that was chosen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ExitReport {
+    /// As it was named: a node's name or overlay address.
+    pub(crate) name: String,
+    /// Whether the network map has it. While it does not, internet traffic is refused.
+    pub(crate) available: bool,
+    /// Whether directly connected networks are reached directly.
+    pub(crate) lan_access: bool,
 }
 
 /// The node itself.

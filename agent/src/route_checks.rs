@@ -8,8 +8,8 @@ use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
-use weir_overlay::refuse_route;
-use weir_protocol::NetworkMap;
+use weir_overlay::{NodeName, refuse_route};
+use weir_protocol::{NetworkMap, Peer};
 
 use crate::settings::Settings;
 
@@ -66,32 +66,49 @@ pub(crate) fn cut_off_coordinator(
 
 /// What the map shows to be wrong with the routes: `--force` lifts these.
 pub(crate) fn cut_off_peers(settings: &Settings, map: &NetworkMap) -> Vec<String> {
-    let mut refusals = Vec::new();
-    for prefix in &settings.advertise_routes.0 {
-        let inside = map.peers.values().find_map(|peer| {
-            let endpoint = peer.endpoint?;
-            prefix.contains(&endpoint.ip()).then_some((peer, endpoint))
-        });
-        if let Some((peer, endpoint)) = inside {
-            refusals.push(format!(
-                "{prefix} holds {}, where {} is reached, so the tunnel would run through itself: \
-                 leave it out, or use --force",
-                endpoint.ip(),
-                peer.name
-            ));
-        }
-    }
-    refusals
+    cut_off_peers_by(&settings.advertise_routes.0, map)
+        .into_iter()
+        .map(|(prefix, endpoint, peer)| {
+            format!(
+                "{prefix} holds {endpoint}, where {peer} is reached, so what its clients send \
+                 there would be relayed: leave it out, or use --force"
+            )
+        })
+        .collect()
+}
+
+/// Prefixes that hold a peer's endpoint, with the first such peer; default routes hold them all
+/// and are left out.
+pub(crate) fn cut_off_peers_by<'a>(
+    prefixes: &BTreeSet<IpNet>,
+    map: &'a NetworkMap,
+) -> Vec<(IpNet, IpAddr, &'a NodeName)> {
+    let inside = |prefix: &IpNet| {
+        map.peers.values().find_map(|peer| {
+            let address = peer.endpoint?.ip();
+            prefix
+                .contains(&address)
+                .then_some((*prefix, address, &peer.name))
+        })
+    };
+    prefixes
+        .iter()
+        .filter(|prefix| prefix.prefix_len() > 0)
+        .filter_map(inside)
+        .collect()
+}
+
+/// The peers that offer an approved exit to this node.
+pub(crate) fn exits(map: &NetworkMap) -> impl Iterator<Item = &Peer> {
+    map.peers
+        .values()
+        .filter(|peer| peer.routes.iter().any(|route| route.prefix_len() == 0))
 }
 
 /// What is wrong with the choice of an exit node, once the map is known.
 pub(crate) fn unknown_exit(settings: &Settings, map: &NetworkMap) -> Option<String> {
     let wanted = settings.exit_node.0.as_ref()?;
-    let exits: Vec<_> = map
-        .peers
-        .values()
-        .filter(|peer| peer.routes.iter().any(|route| route.prefix_len() == 0))
-        .collect();
+    let exits: Vec<_> = exits(map).collect();
     let address: Option<IpAddr> = wanted.parse().ok();
     let known = exits.iter().any(|peer| {
         peer.name.as_str() == wanted
@@ -120,7 +137,7 @@ mod tests {
     use crate::settings::{Change, OrNone};
     use std::collections::BTreeMap;
     use weir_overlay::{Generation, NodeId, NodePublicKey};
-    use weir_protocol::{Peer, SelfNode};
+    use weir_protocol::SelfNode;
 
     fn settings(routes: &str) -> Settings {
         Settings::default().with(&Change {

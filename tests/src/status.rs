@@ -26,6 +26,17 @@ pub struct Status {
     pub available: Vec<AvailableRoute>,
     /// The firewall's counters.
     pub counters: BTreeMap<String, Counter>,
+    /// The exit that was chosen.
+    pub exit_node: Option<ExitNode>,
+    /// What the host itself sees to be wrong.
+    pub warnings: Vec<String>,
+}
+
+/// The exit that was chosen.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ExitNode {
+    /// Whether the network map has it.
+    pub available: bool,
 }
 
 /// The node itself.

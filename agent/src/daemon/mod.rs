@@ -11,6 +11,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 mod up;
+mod warnings;
 
 use anyhow::{Context, Result, bail};
 use caps::{CapSet, Capability};

@@ -1,8 +1,10 @@
 //! What the daemon keeps of its settings, and what follows from them.
 
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
-use weir_kernel_plan::{DEFAULT_MTU, Effects, HostFacts, NodeSettings, WireguardBackend};
+use std::{collections::BTreeSet, net::IpAddr};
+use weir_kernel_plan::{
+    DEFAULT_MTU, Effects, HostFacts, NodeSettings, SysctlKey, WireguardBackend,
+};
 use weir_overlay::{NodePublicKey, TrafficClass};
 use weir_protocol::Pin;
 use weir_reconcile::{DirectoryError, StateDirectory};
@@ -60,6 +62,12 @@ pub(crate) struct HostChoice {
     pub(crate) autoconfigured_links: BTreeSet<String>,
     /// Whether the host seems to be behind NAT.
     pub(crate) behind_nat: bool,
+    /// The coordinator's addresses as `up` found them: reached directly, whatever the routes say.
+    #[serde(default)]
+    pub(crate) coordinator: BTreeSet<IpAddr>,
+    /// Whether `src_valid_mark` can be written.
+    #[serde(default)]
+    pub(crate) may_validate_marks: bool,
 }
 
 impl Saved {
@@ -82,7 +90,7 @@ impl Saved {
 
 impl HostChoice {
     /// What the preflight and the facts say.
-    pub(crate) fn new(effects: &Effects, facts: &HostFacts) -> Self {
+    pub(crate) fn new(effects: &Effects, facts: &HostFacts, coordinator: BTreeSet<IpAddr>) -> Self {
         // A public address of its own can be reached from anywhere.
         let public = facts
             .addresses
@@ -94,6 +102,10 @@ impl HostChoice {
             ipv6: effects.ipv6,
             autoconfigured_links: facts.autoconfigured_links.clone(),
             behind_nat: !public,
+            coordinator,
+            may_validate_marks: !facts
+                .unwritable_sysctls
+                .contains_key(&SysctlKey::validate_marks().0),
         }
     }
 }
@@ -116,6 +128,8 @@ impl Applied {
             ipv6: host.ipv6,
             autoconfigured_links: host.autoconfigured_links.clone(),
             keepalive: host.behind_nat && settings.endpoint.0.is_none(),
+            direct: host.coordinator.clone(),
+            may_validate_marks: host.may_validate_marks,
         }
     }
 

@@ -8,10 +8,10 @@ use weir_overlay::{NodePrivateKey, TrafficClass};
 use weir_protocol::{ItemFailure, NetworkMap, Peer};
 use weir_reconcile::Status;
 
-use super::saved::Saved;
+use super::{saved::Saved, warnings::warnings};
 use crate::control::{
-    AvailableRoute, CoordinatorReport, MapReport, NodeReport, NodeState, PeerReport, RouteUse,
-    StatusReport,
+    AvailableRoute, CoordinatorReport, ExitReport, MapReport, NodeReport, NodeState, PeerReport,
+    RouteUse, StatusReport,
 };
 
 /// The connection to the coordinator.
@@ -68,7 +68,18 @@ pub(crate) fn report(
         },
         counters: counters(observed),
         reconciler: kernel.counters,
+        exit_node: settings.as_ref().zip(map).and_then(|(settings, map)| {
+            Some(ExitReport {
+                name: settings.exit_node.clone()?,
+                available: !settings.lacks_its_exit(map),
+                lan_access: settings.exit_node_allow_lan_access,
+            })
+        }),
         notices: map.map(|map| map.notices.clone()).unwrap_or_default(),
+        warnings: match (map, &settings) {
+            (Some(map), Some(settings)) => warnings(map, settings),
+            (Some(_), None) | (None, _) => Vec::new(),
+        },
         failures: kernel
             .failures
             .iter()

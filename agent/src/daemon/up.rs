@@ -43,6 +43,8 @@ struct Checked {
     facts: HostFacts,
     effects: Effects,
     url: CoordinatorUrl,
+    /// Its addresses.
+    coordinator: BTreeSet<IpAddr>,
     auth_key: Option<AuthKey>,
     /// Whether the key was named in the command, and not only in the file.
     key_is_given: bool,
@@ -163,8 +165,8 @@ impl<H: Host> Agent<H> {
         if before.is_some() && facts.port == PortFact::Taken {
             bail!("{}", Refusal::PortTaken(settings.listen_port));
         }
+        let coordinator = resolve(&url).await;
         if !request.force && !settings.advertise_routes.0.is_empty() {
-            let coordinator = resolve(&url).await;
             let refused = route_checks::cut_off_coordinator(&settings, &coordinator);
             if !refused.is_empty() {
                 bail!("{}", refused.join("\n"));
@@ -175,6 +177,7 @@ impl<H: Host> Agent<H> {
             facts,
             effects,
             url,
+            coordinator,
             auth_key,
             key_is_given,
         })
@@ -200,14 +203,20 @@ impl<H: Host> Agent<H> {
         // Only one stream a machine: the old one makes room.
         self.state().session = None;
         let (map, stream) = self.first_map(&client, deadline).await?;
-        if let Err(error) = check_map(&checked.settings, &map, force) {
+        let in_force = saved
+            .applied
+            .as_ref()
+            .filter(|_| saved.state == NodeState::Up);
+        let exit_in_force = in_force
+            .is_some_and(|applied| applied.settings.exit_node == checked.settings.exit_node);
+        if let Err(error) = check_map(&checked.settings, &map, exit_in_force, force) {
             self.take_back_routes(&client, &checked, saved).await;
             return Err(error);
         }
 
         let is_first = saved.state != NodeState::Up;
         let applied = Applied {
-            host: HostChoice::new(&checked.effects, &checked.facts),
+            host: HostChoice::new(&checked.effects, &checked.facts, checked.coordinator),
             settings: checked.settings,
         };
         // A node that was down has no map in force: it takes what the coordinator has now, also
@@ -439,9 +448,15 @@ fn preflight_request(
     }
 }
 
-/// What the map says against the settings.
-fn check_map(settings: &Settings, map: &NetworkMap, force: bool) -> Result<()> {
-    if let Some(refusal) = route_checks::unknown_exit(settings, map) {
+/// What the map says against the settings. An exit that is in force and gone does not keep other
+/// settings from changing: its traffic is refused already.
+fn check_map(
+    settings: &Settings,
+    map: &NetworkMap,
+    exit_in_force: bool,
+    force: bool,
+) -> Result<()> {
+    if let Some(refusal) = route_checks::unknown_exit(settings, map).filter(|_| !exit_in_force) {
         bail!("{refusal}");
     }
     let refused = route_checks::cut_off_peers(settings, map);

@@ -2,7 +2,7 @@
 
 use super::{
     age, bytes, list, table,
-    up::{failures, notices, state},
+    up::{failures, notices, state, warnings},
 };
 use crate::control::{NodeState, PeerReport, RouteUse, StatusReport};
 
@@ -65,6 +65,21 @@ pub(crate) fn status(report: &StatusReport) -> String {
             ),
         );
     }
+    if let Some(exit) = &report.exit_node {
+        let lan = if exit.lan_access {
+            "; connected networks are reached directly"
+        } else {
+            ""
+        };
+        row(
+            "Exit node",
+            if exit.available {
+                format!("{}{lan}", exit.name)
+            } else {
+                format!("{}, not there: internet traffic is refused{lan}", exit.name)
+            },
+        );
+    }
     if report.reconciler.repairs > 0 {
         row(
             "Repairs",
@@ -79,6 +94,7 @@ pub(crate) fn status(report: &StatusReport) -> String {
     text.push_str(&routes(report));
     text.push_str(&denied(report));
     text.push_str(&notices(&report.notices));
+    text.push_str(&warnings(&report.warnings));
     text.push_str(&failures(&report.failures));
     text
 }

@@ -92,6 +92,17 @@ pub(super) fn notices(notices: &[String]) -> String {
     text
 }
 
+pub(super) fn warnings(warnings: &[String]) -> String {
+    if warnings.is_empty() {
+        return String::new();
+    }
+    let mut text = String::from("\nAttention:\n");
+    for warning in warnings {
+        text.push_str(&format!("  - {warning}\n"));
+    }
+    text
+}
+
 pub(super) fn failures(failures: &[ItemFailure]) -> String {
     if failures.is_empty() {
         return String::new();

@@ -25,6 +25,10 @@ pub const EXIT_TABLE: u32 = 5703;
 /// that accepts no route needs no rule at all.
 pub const MAIN_TABLE: u32 = 254;
 
+/// The metric of a route that refuses what finds no better one. Above 1024, which IPv6 gives to
+/// routes that name none.
+pub const BACKSTOP_METRIC: u32 = 57_000;
+
 /// The first priority of our band of routing rules.
 pub const RULE_BAND_FIRST: u32 = 5700;
 /// The last priority of our band of routing rules.

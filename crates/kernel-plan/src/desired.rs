@@ -5,14 +5,14 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
 };
-use weir_overlay::{AddressSet, InterfaceName, NodePrivateKey, TrafficClass, overlay_prefixes};
+use weir_overlay::{AddressSet, InterfaceName, NodePrivateKey, TrafficClass};
 use weir_protocol::{NetworkMap, Peer, RouteState};
 
 use crate::{
-    DesiredDevice, DesiredLink, DesiredPeer, DesiredState, EXIT_TABLE, IpFamily, KEEPALIVE_SECONDS,
-    MAIN_TABLE, PolicyRule, RELAYED_TABLE, RULE_EXIT, RULE_MAIN, RULE_RELAYED, RULE_SUBNET, Route,
-    SUBNET_TABLE, Scope, SysctlKey, TUNNEL_MARK, WireguardBackend,
+    DesiredDevice, DesiredLink, DesiredPeer, DesiredState, IpFamily, KEEPALIVE_SECONDS, NodeRoutes,
+    PolicyRule, Scope, SysctlKey, TUNNEL_MARK, WireguardBackend,
     firewall::{DesiredFirewall, SourceTranslation},
+    node_routes,
 };
 
 /// What the admin of this host chose, and what its kernel can do.
@@ -28,7 +28,8 @@ pub struct NodeSettings {
     pub listen_port: u16,
     /// Whether routes of peers are taken.
     pub accept_routes: bool,
-    /// The peer whose default routes are taken: a name or an overlay address.
+    /// The peer whose default routes are taken: a name or an overlay address. While it is set,
+    /// nothing leaves past it, also when there is no such peer.
     pub exit_node: Option<String>,
     /// Whether directly connected networks stay reachable while an exit is used.
     pub exit_node_allow_lan_access: bool,
@@ -44,14 +45,22 @@ pub struct NodeSettings {
     pub autoconfigured_links: BTreeSet<String>,
     /// Whether this node has no fixed way in and must keep its NAT's memory of it alive.
     pub keepalive: bool,
+    /// What is reached directly whatever the routes say: the coordinator, without which a node
+    /// whose exit is gone would never hear of another one.
+    pub direct: BTreeSet<IpAddr>,
+    /// Whether the kernel can be told to heed packet marks when it checks where a packet came from
+    /// (`src_valid_mark`). Where settings cannot be written, it is left as it is.
+    pub may_validate_marks: bool,
 }
 
 impl NodeSettings {
-    fn speaks(&self, prefix: &IpNet) -> bool {
+    pub(crate) fn speaks(&self, prefix: &IpNet) -> bool {
         self.ipv6 || prefix.addr().is_ipv4()
     }
 
-    fn is_exit(&self, peer: &Peer) -> bool {
+    /// Whether this peer is the exit that the admin of this host chose.
+    #[must_use]
+    pub fn is_exit(&self, peer: &Peer) -> bool {
         self.exit_node.as_ref().is_some_and(|wanted| {
             peer.name.as_str() == wanted
                 || wanted
@@ -60,22 +69,14 @@ impl NodeSettings {
         })
     }
 
-    /// The routes of a peer that this node takes.
-    fn taken<'a>(&'a self, peer: &'a Peer) -> impl Iterator<Item = IpNet> + 'a {
-        peer.routes
-            .iter()
-            .copied()
-            .filter(|prefix| self.speaks(prefix))
-            .filter(|prefix| {
-                match TrafficClass::of(prefix) {
-                    TrafficClass::Exit => self.is_exit(peer),
-                    // A relay reaches what it advertises itself, not through another one.
-                    TrafficClass::Subnet | TrafficClass::Relayed => {
-                        self.accept_routes && !self.advertised.contains(prefix)
-                    }
-                    TrafficClass::Node => false,
-                }
-            })
+    /// Whether an exit was chosen and the map has no such exit (any more): then everything that
+    /// would have used it is refused.
+    #[must_use]
+    pub fn lacks_its_exit(&self, map: &NetworkMap) -> bool {
+        let is_there = |peer: &Peer| {
+            self.is_exit(peer) && peer.routes.iter().any(|route| route.prefix_len() == 0)
+        };
+        self.exit_node.is_some() && !map.peers.values().any(is_there)
     }
 }
 
@@ -102,7 +103,12 @@ pub fn relay_sysctls(
     wanted
 }
 
-fn firewall(map: &NetworkMap, settings: &NodeSettings, own: &BTreeSet<IpAddr>) -> DesiredFirewall {
+fn firewall(
+    map: &NetworkMap,
+    settings: &NodeSettings,
+    own: &BTreeSet<IpAddr>,
+    rules: &BTreeSet<PolicyRule>,
+) -> DesiredFirewall {
     let approved: Vec<_> = map
         .node
         .routes
@@ -125,40 +131,8 @@ fn firewall(map: &NetworkMap, settings: &NodeSettings, own: &BTreeSet<IpAddr>) -
             subnets: settings.snat_subnet_routes,
             egress: settings.egress.clone(),
         },
+        tunnel_port: (!rules.is_empty()).then_some(settings.listen_port),
     }
-}
-
-fn rules(routes: &BTreeSet<Route>, settings: &NodeSettings) -> BTreeSet<PolicyRule> {
-    let mut rules = BTreeSet::new();
-    for family in [IpFamily::V4, IpFamily::V6] {
-        let has = |table| {
-            routes
-                .iter()
-                .any(|r| r.table == table && IpFamily::of(&r.destination) == family)
-        };
-        let mut rule = |priority, table, suppress_prefix_length| {
-            rules.insert(PolicyRule {
-                priority,
-                family,
-                table,
-                suppress_prefix_length,
-            });
-        };
-        if has(RELAYED_TABLE) {
-            rule(RULE_RELAYED, RELAYED_TABLE, None);
-        }
-        let exit = has(EXIT_TABLE);
-        if (has(SUBNET_TABLE) || exit) && (!exit || settings.exit_node_allow_lan_access) {
-            rule(RULE_MAIN, MAIN_TABLE, Some(0));
-        }
-        if has(SUBNET_TABLE) {
-            rule(RULE_SUBNET, SUBNET_TABLE, None);
-        }
-        if exit {
-            rule(RULE_EXIT, EXIT_TABLE, None);
-        }
-    }
-    rules
 }
 
 /// The state that the kernel should have.
@@ -175,45 +149,22 @@ pub fn desired_state(
         .copied()
         .filter(|address| settings.speaks(&IpNet::from(*address)))
         .collect();
-    let source = |prefix: &IpNet| {
-        own.iter()
-            .copied()
-            .find(|a| a.is_ipv4() == prefix.addr().is_ipv4())
-    };
-    let mut peers = BTreeMap::new();
-    let mut routes: BTreeSet<Route> = overlay_prefixes()
-        .into_iter()
-        .filter(|prefix| settings.speaks(prefix))
-        .map(|prefix| Route {
-            table: MAIN_TABLE,
-            destination: prefix,
-            source: source(&prefix),
-        })
-        .collect();
-    for peer in map.peers.values() {
-        let taken: BTreeSet<IpNet> = settings.taken(peer).collect();
-        routes.extend(taken.iter().map(|prefix| Route {
-            table: match TrafficClass::of(prefix) {
-                TrafficClass::Relayed => RELAYED_TABLE,
-                TrafficClass::Exit => EXIT_TABLE,
-                TrafficClass::Subnet | TrafficClass::Node => SUBNET_TABLE,
-            },
-            destination: *prefix,
-            source: source(prefix),
-        }));
-        let mut allowed_ips = taken;
-        allowed_ips.extend(peer.addresses.iter().map(|address| IpNet::from(*address)));
-        allowed_ips.extend(peer.source_prefixes.iter().copied());
-        allowed_ips.retain(|prefix| settings.speaks(prefix));
-        peers.insert(
-            peer.node_key,
-            DesiredPeer {
-                allowed_ips,
-                endpoint: peer.endpoint.filter(|at| settings.ipv6 || at.is_ipv4()),
-                keepalive: (settings.keepalive && peer.endpoint.is_some())
-                    .then_some(KEEPALIVE_SECONDS),
-            },
-        );
+    let NodeRoutes {
+        routes,
+        rules,
+        mut allowed_ips,
+    } = node_routes(map, settings, &own);
+    let peers = map.peers.values().map(|peer| {
+        let desired = DesiredPeer {
+            allowed_ips: allowed_ips.remove(&peer.id).unwrap_or_default(),
+            endpoint: peer.endpoint.filter(|at| settings.ipv6 || at.is_ipv4()),
+            keepalive: (settings.keepalive && peer.endpoint.is_some()).then_some(KEEPALIVE_SECONDS),
+        };
+        (peer.node_key, desired)
+    });
+    let mut sysctls = relay_sysctls(&settings.advertised, &settings.autoconfigured_links);
+    if settings.may_validate_marks && rules.iter().any(|rule| rule.family == IpFamily::V4) {
+        sysctls.insert(SysctlKey::validate_marks(), "1".to_owned());
     }
     DesiredState {
         link: DesiredLink {
@@ -227,11 +178,11 @@ pub fn desired_state(
             listen_port: settings.listen_port,
             firewall_mark: TUNNEL_MARK,
         },
-        peers,
-        rules: rules(&routes, settings),
+        peers: peers.collect(),
+        sysctls,
+        firewall: firewall(map, settings, &own, &rules),
+        rules,
         routes,
-        sysctls: relay_sysctls(&settings.advertised, &settings.autoconfigured_links),
-        firewall: firewall(map, settings, &own),
     }
 }
 

@@ -19,6 +19,7 @@ pub mod firewall;
 mod plan;
 mod ports;
 mod preflight;
+mod routes;
 mod state;
 mod step;
 
@@ -27,9 +28,10 @@ pub use desired::{NodeSettings, desired_state, relay_sysctls, scope};
 pub use plan::{plan, plan_teardown};
 pub use ports::{Counter, HostFacts, Kernel, KernelError, LinkFact, PortFact};
 pub use preflight::{Effects, PreflightRequest, Refusal, Refusals, WireguardChoice, preflight};
+use routes::{NodeRoutes, node_routes};
 pub use state::{
     DesiredDevice, DesiredLink, DesiredPeer, DesiredState, IpFamily, LinkKind, ObservedDevice,
-    ObservedLink, ObservedPeer, ObservedState, PolicyRule, Route, Scope, SysctlKey,
+    ObservedLink, ObservedPeer, ObservedState, PolicyRule, Route, RouteTarget, Scope, SysctlKey,
     WireguardBackend,
 };
 pub use step::{PeerUpdate, Step};

@@ -186,12 +186,10 @@ pub fn plan(
     let device = link.and(observed.device.as_ref());
     let no_peers = BTreeMap::new();
     let peers = peer_steps(desired, device.map_or(&no_peers, |device| &device.peers));
-    // Routes go with their link.
-    let routes = if link.is_some() {
-        observed.routes.clone()
-    } else {
-        BTreeSet::new()
-    };
+    let mut routes = observed.routes.clone();
+    if link.is_none() {
+        routes.retain(|route| !route.goes_with_the_link());
+    }
 
     let mut steps = tighten;
     steps.extend(peers.remove);
@@ -206,10 +204,7 @@ pub fn plan(
             .difference(&desired.routes)
             .filter(|route| {
                 // A route whose source address changed is replaced, not removed.
-                !desired
-                    .routes
-                    .iter()
-                    .any(|new| (new.table, new.destination) == (route.table, route.destination))
+                !desired.routes.iter().any(|new| new.has_the_place_of(route))
             })
             .map(|route| Step::RemoveRoute(*route)),
     );

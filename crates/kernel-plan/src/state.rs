@@ -87,15 +87,47 @@ pub struct DesiredPeer {
     pub keepalive: Option<u16>,
 }
 
-/// A route of ours: through the link, with our protocol number.
+/// Where a route of ours leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RouteTarget {
+    /// Through the link.
+    Link {
+        /// The source address that local programs get: our overlay address of that family.
+        source: Option<IpAddr>,
+    },
+    /// Nowhere: what finds no better route of the same table is refused (`unreachable`). It bears
+    /// [`BACKSTOP_METRIC`](crate::BACKSTOP_METRIC), and it does not go with the link.
+    Unreachable,
+    /// Out of this table: the rules after the one that led here decide (`throw`).
+    NextRule,
+}
+
+/// A route of ours, with our protocol number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Route {
     /// The table.
     pub table: u32,
     /// Where to.
     pub destination: IpNet,
-    /// The source address that local programs get: our overlay address of that family.
-    pub source: Option<IpAddr>,
+    /// What becomes of a packet that goes there.
+    pub target: RouteTarget,
+}
+
+impl Route {
+    /// Whether the kernel removes it together with our link.
+    #[must_use]
+    pub const fn goes_with_the_link(&self) -> bool {
+        matches!(self.target, RouteTarget::Link { .. })
+    }
+
+    /// Whether the kernel can hold only one of the two: adding one replaces the other.
+    #[must_use]
+    pub fn has_the_place_of(&self, other: &Self) -> bool {
+        let is_backstop = |route: &Self| route.target == RouteTarget::Unreachable;
+        (self.table, self.destination) == (other.table, other.destination)
+            && is_backstop(self) == is_backstop(other)
+    }
 }
 
 /// A routing rule of ours: its priority lies in our band. Packets with the tunnel's mark are
@@ -129,6 +161,12 @@ impl SysctlKey {
     #[must_use]
     pub fn ipv6_forwarding() -> Self {
         Self("net/ipv6/conf/all/forwarding".to_owned())
+    }
+
+    /// `net/ipv4/conf/all/src_valid_mark`: whether the check of a packet's source heeds its mark.
+    #[must_use]
+    pub fn validate_marks() -> Self {
+        Self("net/ipv4/conf/all/src_valid_mark".to_owned())
     }
 
     /// `net/ipv6/conf/LINK/accept_ra`.

@@ -5,7 +5,8 @@ use std::{collections::BTreeSet, fmt, net::SocketAddr, sync::Arc};
 use weir_overlay::NodePublicKey;
 
 use crate::{
-    DesiredDevice, IpFamily, PolicyRule, Route, SysctlKey, WireguardBackend, firewall::Table,
+    DesiredDevice, IpFamily, PolicyRule, Route, RouteTarget, SysctlKey, WireguardBackend,
+    firewall::Table,
 };
 
 /// A change to one peer. Never touches what it does not name: a session survives it.
@@ -93,6 +94,11 @@ impl fmt::Display for Step {
             IpFamily::V4 => "IPv4",
             IpFamily::V6 => "IPv6",
         };
+        let kind = |route: &Route| match route.target {
+            RouteTarget::Link { .. } => "",
+            RouteTarget::Unreachable => "unreachable ",
+            RouteTarget::NextRule => "throw ",
+        };
         match self {
             Self::LoadFirewall { difference, .. } => f.write_str(if *difference {
                 "load the firewall table's changes"
@@ -119,18 +125,12 @@ impl fmt::Display for Step {
             Self::RemovePeers(keys) => write!(f, "remove {} peers", keys.len()),
             Self::UpdatePeers(updates) => write!(f, "update {} peers", updates.len()),
             Self::AddRoute(route) => {
-                write!(
-                    f,
-                    "add route {} in table {}",
-                    route.destination, route.table
-                )
+                let (kind, to) = (kind(route), route.destination);
+                write!(f, "add {kind}route {to} in table {}", route.table)
             }
             Self::RemoveRoute(route) => {
-                write!(
-                    f,
-                    "remove route {} from table {}",
-                    route.destination, route.table
-                )
+                let (kind, to) = (kind(route), route.destination);
+                write!(f, "remove {kind}route {to} from table {}", route.table)
             }
             Self::AddRule(rule) => write!(f, "add {} rule {}", family(&rule.family), rule.priority),
             Self::RemoveRule(rule) => {

@@ -5,8 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use weir_kernel_plan::{
-    DEFAULT_INTERFACE, DEFAULT_LISTEN_PORT, DEFAULT_MTU, DesiredState, LinkKind, NodeSettings,
-    ObservedDevice, ObservedLink, ObservedPeer, ObservedState, Step, WireguardBackend,
+    DEFAULT_INTERFACE, DEFAULT_LISTEN_PORT, DEFAULT_MTU, DesiredState, EXIT_TABLE, IpFamily,
+    LinkKind, NodeSettings, ObservedDevice, ObservedLink, ObservedPeer, ObservedState,
+    RELAYED_TABLE, RULE_EXIT, RULE_MAIN, SUBNET_TABLE, Step, SysctlKey, WireguardBackend,
     desired_state,
     firewall::{InForce, ObservedFirewall, change, removal},
     plan, plan_teardown,
@@ -35,6 +36,8 @@ fn settings(advertised: &[&str]) -> NodeSettings {
         ipv6: true,
         autoconfigured_links: BTreeSet::new(),
         keepalive: false,
+        direct: BTreeSet::new(),
+        may_validate_marks: true,
     }
 }
 
@@ -219,6 +222,110 @@ fn a_client_looks_relayed_prefixes_up_before_main_and_subnets_after() {
         client(&["0.0.0.0/0"]).rules.is_empty(),
         "an exit is not taken unasked"
     );
+}
+
+fn routes_of(state: &DesiredState, table: u32) -> Vec<String> {
+    let of_table = state.routes.iter().filter(|route| route.table == table);
+    of_table
+        .map(|route| format!("{} {:?}", route.destination, route.target))
+        .collect()
+}
+
+#[test]
+fn a_chosen_exit_is_closed_with_and_without_the_exit() {
+    let with = |routes: &[&str], lan: bool| {
+        let mut settings = settings(&[]);
+        settings.exit_node = Some("relay".to_owned());
+        settings.exit_node_allow_lan_access = lan;
+        settings.direct = ["192.0.2.1".parse().unwrap()].into();
+        let relay = peer(1, "relay", routes, Some("203.0.113.7:51920"));
+        let map = map(2, &[], vec![relay], vec![]);
+        assert_eq!(settings.lacks_its_exit(&map), routes.is_empty());
+        desired_state(&map, &settings, key(2))
+    };
+    let refused = "Unreachable";
+    // An exit without IPv6 does not leave IPv6 open.
+    for routes in [&["0.0.0.0/0"][..], &[]] {
+        let state = with(routes, false);
+        let exit = routes_of(&state, EXIT_TABLE);
+        for prefix in ["0.0.0.0/0", "::/0"] {
+            assert!(exit.contains(&format!("{prefix} {refused}")), "{exit:?}");
+        }
+        let taken = exit.iter().any(|route| route.starts_with("0.0.0.0/0 Link"));
+        assert_eq!(taken, !routes.is_empty(), "{exit:?}");
+        // The overlay and the coordinator are reached all the same.
+        assert!(exit.iter().any(|route| route.starts_with("100.64.0.0/10 Link")));
+        assert!(exit.contains(&"192.0.2.1/32 NextRule".to_owned()), "{exit:?}");
+        let rules = |state: &DesiredState| -> Vec<u32> {
+            let v4 = state.rules.iter().filter(|rule| rule.family == IpFamily::V4);
+            v4.map(|rule| rule.priority).collect()
+        };
+        assert_eq!(rules(&state), [RULE_EXIT]);
+        assert_eq!(rules(&with(routes, true)), [RULE_MAIN, RULE_EXIT]);
+        // A strict check of sources heeds the tunnel's mark.
+        assert_eq!(state.sysctls[&SysctlKey::validate_marks()], "1");
+        assert_eq!(state.firewall.tunnel_port, Some(DEFAULT_LISTEN_PORT));
+    }
+    // The refusal is in force before the rule leads to it, and outlives the link.
+    let desired = with(&[], false);
+    let steps = texts(&plan(&desired, &ObservedState::default(), None));
+    let at = |text: &str| steps.iter().position(|step| step.contains(text)).unwrap();
+    assert!(at("add unreachable route 0.0.0.0/0") < at("add IPv4 rule 5740"));
+    let mut gone = as_built(&desired);
+    gone.link = None;
+    gone.device = None;
+    gone.routes.retain(|route| !route.goes_with_the_link());
+    let steps = texts(&plan(&desired, &gone, Some(&desired.firewall)));
+    assert!(!steps.iter().any(|step| step.contains("unreachable")), "{steps:?}");
+    // An exit that leaves the map takes its route along, not the refusal.
+    let steps = texts(&plan(&desired, &as_built(&with(&["0.0.0.0/0"], false)), None));
+    assert!(steps.contains(&"remove route 0.0.0.0/0 from table 5703".to_owned()), "{steps:?}");
+    assert!(!steps.iter().any(|step| step.contains("unreachable")), "{steps:?}");
+}
+
+#[test]
+fn a_relay_that_takes_no_route_has_no_rule_and_marks_nothing() {
+    let relay = relay();
+    assert!(relay.rules.is_empty());
+    assert!(!relay.sysctls.contains_key(&SysctlKey::validate_marks()));
+    assert_eq!(relay.firewall.tunnel_port, None);
+}
+
+#[test]
+fn a_subnet_that_may_only_begin_is_answered_through_its_relay() {
+    let mut office = peer(1, "office", &[], Some("203.0.113.20:51920"));
+    office.source_prefixes = ["10.20.0.0/24", "8.8.8.8/32"]
+        .map(|prefix| prefix.parse().unwrap())
+        .into();
+    let map = map(2, &[], vec![office], vec![]);
+    let state = desired_state(&map, &settings(&[]), key(2));
+    let subnets = routes_of(&state, SUBNET_TABLE);
+    assert_eq!(subnets.len(), 1, "{subnets:?}");
+    assert!(subnets[0].starts_with("10.20.0.0/24 Link"));
+    // What a public host sends is no reason to send our own traffic its way.
+    assert_eq!(routes_of(&state, RELAYED_TABLE), Vec::<String>::new());
+    for without in [
+        NodeSettings {
+            accept_routes: false,
+            ..settings(&[])
+        },
+        settings(&["10.20.0.0/24"]),
+    ] {
+        let state = desired_state(&map, &without, key(2));
+        assert_eq!(routes_of(&state, SUBNET_TABLE), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn the_coordinator_is_reached_directly_in_spite_of_a_route() {
+    let mut settings = settings(&[]);
+    settings.direct = ["192.0.2.1".parse().unwrap(), "8.8.8.8".parse().unwrap()].into();
+    let relay = peer(1, "relay", &["192.0.2.0/24", "8.8.8.8/32"], None);
+    let state = desired_state(&map(2, &[], vec![relay], vec![]), &settings, key(2));
+    let relayed = routes_of(&state, RELAYED_TABLE);
+    assert!(relayed.contains(&"192.0.2.1/32 NextRule".to_owned()), "{relayed:?}");
+    assert!(relayed.iter().any(|route| route.starts_with("192.0.2.0/24 Link")));
+    assert!(!relayed.iter().any(|route| route.starts_with("8.8.8.8/32 Link")));
 }
 
 #[test]

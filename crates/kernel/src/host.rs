@@ -126,7 +126,7 @@ fn port_is_free(port: u16, ipv6: bool) -> bool {
 
 fn unwritable_sysctls(ipv6: bool) -> Result<BTreeMap<String, String>, KernelError> {
     let mut unwritable = BTreeMap::new();
-    let mut keys = vec![SysctlKey::ipv4_forwarding()];
+    let mut keys = vec![SysctlKey::ipv4_forwarding(), SysctlKey::validate_marks()];
     if ipv6 {
         keys.push(SysctlKey::ipv6_forwarding());
     }

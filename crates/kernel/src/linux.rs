@@ -164,8 +164,10 @@ impl Kernel for LinuxKernel {
         for key in &scope.sysctls {
             state.sysctls.insert(key.clone(), sysctl::read(key)?);
         }
-        if let Some(link) = links::find(&self.netlink, interface).await? {
-            state.routes = routes::observe(&self.netlink, link.index).await?;
+        let link = links::find(&self.netlink, interface).await?;
+        let index = link.as_ref().map(|link| link.index);
+        state.routes = routes::observe(&self.netlink, index).await?;
+        if let Some(link) = link {
             state.device = self.device(interface, &link).await?;
             state.link = Some(ObservedLink {
                 addresses: addresses::of_link(&self.netlink, link.index).await?,

@@ -1,4 +1,4 @@
-//! Routes of ours: through our link, with our protocol number.
+//! Routes of ours, known by our protocol number: through our link, or through none.
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use rtnetlink::{
@@ -16,7 +16,7 @@ use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
-use weir_kernel_plan::{KernelError, ROUTE_PROTOCOL, Route};
+use weir_kernel_plan::{BACKSTOP_METRIC, KernelError, ROUTE_PROTOCOL, Route, RouteTarget, Step};
 use weir_overlay::InterfaceName;
 
 use crate::{error::accept, links, netlink::Netlink};
@@ -25,14 +25,17 @@ fn protocol() -> RouteProtocol {
     RouteProtocol::from(ROUTE_PROTOCOL)
 }
 
-/// Our routes through the link with that index, in every table.
-pub(crate) async fn observe(netlink: &Netlink, index: u32) -> Result<BTreeSet<Route>, KernelError> {
+/// Our routes in every table: those through the link with that index, where there is one, and
+/// those through none.
+pub(crate) async fn observe(
+    netlink: &Netlink,
+    index: Option<u32>,
+) -> Result<BTreeSet<Route>, KernelError> {
     let mut routes = BTreeSet::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut filter = RouteMessage::default();
         filter.header.address_family = family;
         filter.header.protocol = protocol();
-        filter.attributes.push(RouteAttribute::Oif(index));
         let answers = match dump(netlink, filter).await {
             Ok(answers) => answers,
             Err(error)
@@ -104,12 +107,12 @@ async fn dump(netlink: &Netlink, filter: RouteMessage) -> Result<Vec<RouteMessag
 }
 
 /// The route that this message describes, when it is one of ours.
-fn ours(message: &RouteMessage, index: u32) -> Option<Route> {
+fn ours(message: &RouteMessage, index: Option<u32>) -> Option<Route> {
     let header = &message.header;
     let mut table = u32::from(header.table);
     let mut through = None;
     let mut destination = None;
-    let mut source = None;
+    let (mut source, mut metric) = (None, 0);
     for attribute in &message.attributes {
         if let RouteAttribute::Table(value) = attribute {
             table = *value;
@@ -119,21 +122,31 @@ fn ours(message: &RouteMessage, index: u32) -> Option<Route> {
             destination = address(value);
         } else if let RouteAttribute::PrefSource(value) = attribute {
             source = address(value);
+        } else if let RouteAttribute::Priority(value) = attribute {
+            metric = *value;
         }
     }
-    let ours = header.protocol == protocol()
-        && header.kind == RouteType::Unicast
-        && through == Some(index)
-        && !header.flags.contains(RouteFlags::Cloned);
+    if header.protocol != protocol() || header.flags.contains(RouteFlags::Cloned) {
+        return None;
+    }
+    let target = if header.kind == RouteType::Unicast && through.is_some() && through == index {
+        RouteTarget::Link { source }
+    } else if header.kind == RouteType::Unreachable && metric == BACKSTOP_METRIC {
+        RouteTarget::Unreachable
+    } else if header.kind == RouteType::Throw {
+        RouteTarget::NextRule
+    } else {
+        return None;
+    };
     let destination = match destination {
         Some(address) => IpNet::new(address, header.destination_prefix_length).ok()?,
         None if header.address_family == AddressFamily::Inet => IpNet::V4(Ipv4Net::default()),
         None => IpNet::V6(Ipv6Net::default()),
     };
-    ours.then_some(Route {
+    Some(Route {
         table,
         destination,
-        source,
+        target,
     })
 }
 
@@ -147,33 +160,41 @@ fn address(address: &RouteAddress) -> Option<IpAddr> {
     }
 }
 
-fn message(route: &Route, index: u32) -> RouteMessage {
-    match route.destination {
-        IpNet::V4(destination) => {
-            let builder = RouteMessageBuilder::<Ipv4Addr>::new()
-                .table_id(route.table)
-                .protocol(protocol())
-                .scope(RouteScope::Link)
-                .output_interface(index)
-                .destination_prefix(destination.network(), destination.prefix_len());
-            match route.source {
-                Some(IpAddr::V4(source)) => builder.pref_source(source).build(),
-                Some(IpAddr::V6(_)) | None => builder.build(),
-            }
+/// A route's message; `index` is the link's, for those that lead there.
+fn message(route: &Route, index: Option<u32>) -> RouteMessage {
+    let mut message = match route.destination {
+        IpNet::V4(destination) => RouteMessageBuilder::<Ipv4Addr>::new()
+            .table_id(route.table)
+            .destination_prefix(destination.network(), destination.prefix_len())
+            .build(),
+        IpNet::V6(destination) => RouteMessageBuilder::<Ipv6Addr>::new()
+            .table_id(route.table)
+            .destination_prefix(destination.network(), destination.prefix_len())
+            .build(),
+    };
+    message.header.protocol = protocol();
+    match route.target {
+        RouteTarget::Link { source } => {
+            message.header.kind = RouteType::Unicast;
+            message.header.scope = RouteScope::Link;
+            message.attributes.extend(index.map(RouteAttribute::Oif));
+            let source = source.map(|source| match source {
+                IpAddr::V4(source) => RouteAddress::Inet(source),
+                IpAddr::V6(source) => RouteAddress::Inet6(source),
+            });
+            message
+                .attributes
+                .extend(source.map(RouteAttribute::PrefSource));
         }
-        IpNet::V6(destination) => {
-            let builder = RouteMessageBuilder::<Ipv6Addr>::new()
-                .table_id(route.table)
-                .protocol(protocol())
-                .scope(RouteScope::Link)
-                .output_interface(index)
-                .destination_prefix(destination.network(), destination.prefix_len());
-            match route.source {
-                Some(IpAddr::V6(source)) => builder.pref_source(source).build(),
-                Some(IpAddr::V4(_)) | None => builder.build(),
-            }
+        RouteTarget::Unreachable => {
+            message.header.kind = RouteType::Unreachable;
+            message
+                .attributes
+                .push(RouteAttribute::Priority(BACKSTOP_METRIC));
         }
+        RouteTarget::NextRule => message.header.kind = RouteType::Throw,
     }
+    message
 }
 
 /// Adds a route, or changes one of ours to the same destination. One that somebody else put there
@@ -183,10 +204,14 @@ pub(crate) async fn add(
     name: &InterfaceName,
     route: &Route,
 ) -> Result<(), KernelError> {
-    let operation = format!("add route {} in table {}", route.destination, route.table);
-    let link = links::require(netlink, name, &operation).await?;
+    let operation = Step::AddRoute(*route).to_string();
+    let link = if route.goes_with_the_link() {
+        Some(links::require(netlink, name, &operation).await?.index)
+    } else {
+        links::find(netlink, name).await?.map(|link| link.index)
+    };
     let new = |flags| {
-        let message = RouteNetlinkMessage::NewRoute(message(route, link.index));
+        let message = RouteNetlinkMessage::NewRoute(message(route, link));
         netlink.change(&operation, message, flags)
     };
     let error = match new(NLM_F_CREATE | NLM_F_EXCL).await {
@@ -194,10 +219,10 @@ pub(crate) async fn add(
         other => return other,
     };
     // A plain replacement would also replace a route that is not ours.
-    let same_place = observe(netlink, link.index)
+    let same_place = observe(netlink, link)
         .await?
         .into_iter()
-        .find(|own| own.table == route.table && own.destination == route.destination);
+        .find(|own| own.has_the_place_of(route));
     match same_place {
         Some(own) if own == *route => Ok(()),
         Some(_) => new(NLM_F_CREATE | NLM_F_REPLACE).await,
@@ -217,17 +242,14 @@ pub(crate) async fn remove(
     name: &InterfaceName,
     route: &Route,
 ) -> Result<(), KernelError> {
-    // Routes go with their link.
-    let Some(link) = links::find(netlink, name).await? else {
+    let link = links::find(netlink, name).await?.map(|link| link.index);
+    if link.is_none() && route.goes_with_the_link() {
         return Ok(());
-    };
+    }
     let removed = netlink
         .change(
-            &format!(
-                "remove route {} from table {}",
-                route.destination, route.table
-            ),
-            RouteNetlinkMessage::DelRoute(message(route, link.index)),
+            &Step::RemoveRoute(*route).to_string(),
+            RouteNetlinkMessage::DelRoute(message(route, link)),
             0,
         )
         .await;

@@ -226,7 +226,9 @@ impl Machine {
             Step::DeleteLink => {
                 self.state.link = None;
                 self.state.device = None;
-                self.state.routes.clear();
+                self.state
+                    .routes
+                    .retain(|route| !route.goes_with_the_link());
             }
             Step::SetMtu(mtu) => self.link()?.mtu = *mtu,
             Step::SetLinkUp => self.link()?.up = true,
@@ -293,11 +295,10 @@ impl Machine {
     }
 
     fn add_route(&mut self, route: &Route) -> Result<(), Errno> {
-        if !self.link()?.up {
+        if route.goes_with_the_link() && !self.link()?.up {
             return Err(Errno::ENETDOWN);
         }
-        let same = |old: &Route| (old.table, old.destination) == (route.table, route.destination);
-        self.state.routes.retain(|old| !same(old));
+        self.state.routes.retain(|old| !old.has_the_place_of(route));
         self.state.routes.insert(*route);
         Ok(())
     }

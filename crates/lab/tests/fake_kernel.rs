@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use weir_kernel_plan::firewall::{DesiredFirewall, SourceTranslation};
 use weir_kernel_plan::{
     DesiredDevice, DesiredLink, DesiredPeer, DesiredState, IpFamily, Kernel, KernelError, LinkKind,
-    ObservedState, PolicyRule, Route, Scope, Step, SysctlKey, WireguardBackend, plan,
+    ObservedState, PolicyRule, Route, RouteTarget, Scope, Step, SysctlKey, WireguardBackend, plan,
     plan_teardown,
 };
 use weir_lab::FakeKernel;
@@ -50,7 +50,7 @@ fn desired(backend: WireguardBackend) -> DesiredState {
             .map(|destination| Route {
                 table: 254,
                 destination,
-                source: None,
+                target: RouteTarget::Link { source: None },
             })
             .into_iter()
             .collect(),
@@ -70,6 +70,7 @@ fn desired(backend: WireguardBackend) -> DesiredState {
                 subnets: true,
                 egress: BTreeSet::new(),
             },
+            tunnel_port: None,
         },
     }
 }

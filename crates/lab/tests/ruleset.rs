@@ -62,6 +62,7 @@ fn firewall(grants: Vec<Grant>) -> DesiredFirewall {
             subnets: true,
             egress: BTreeSet::new(),
         },
+        tunnel_port: None,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tracing::{debug, error, warn};
 use weir_kernel_plan::{
-    DesiredState, Kernel, KernelError, ObservedState, Scope, Step,
+    DesiredState, Kernel, KernelError, ObservedState, RouteTarget, Scope, Step,
     firewall::{DesiredFirewall, InForce, Table},
     plan, plan_teardown, scope,
 };
@@ -56,7 +56,9 @@ pub(crate) struct Worker<K> {
 fn only_gives_access(step: &Step, first: bool) -> bool {
     match step {
         Step::LoadFirewall { .. } => !first,
-        Step::AddRoute(_) | Step::AddRule(_) | Step::SetLinkUp | Step::AddAddress(_) => true,
+        // A refusal gives nothing.
+        Step::AddRoute(route) => route.target != RouteTarget::Unreachable,
+        Step::AddRule(_) | Step::SetLinkUp | Step::AddAddress(_) => true,
         Step::UpdatePeers(updates) => updates
             .iter()
             .all(|update| update.replace_allowed_ips.is_none()),

@@ -95,6 +95,8 @@ fn settings() -> NodeSettings {
         ipv6: false,
         autoconfigured_links: BTreeSet::new(),
         keepalive: false,
+        direct: BTreeSet::new(),
+        may_validate_marks: true,
     }
 }
 

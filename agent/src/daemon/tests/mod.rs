@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 use tempfile::TempDir;
-use weir_kernel_plan::{HostFacts, KernelError, LinkFact, LinkKind, PortFact};
+use weir_kernel_plan::{HostFacts, KernelError, LinkFact, LinkKind, NodeSettings, PortFact};
 use weir_lab::FakeKernel;
 use weir_overlay::{Generation, InterfaceName, KeyId, NodeId, NodePublicKey};
 use weir_protocol::{
@@ -19,7 +19,7 @@ use weir_protocol::{
 };
 use weir_reconcile::{Reconciler, StateDirectory, Timing};
 
-use super::{agent::Agent, host::Host};
+use super::{agent::Agent, host::Host, saved::Applied};
 use crate::{
     control::{NodeState, Response, RouteUse, StatusReport, UpReport, UpRequest},
     secret::SecretText,
@@ -80,6 +80,32 @@ fn peer(route: &str, endpoint: &str) -> Peer {
         source_prefixes: BTreeSet::new(),
         endpoint: Some(endpoint.parse().unwrap()),
     }
+}
+
+/// A map with the exit `other`, which is reached at 198.51.100.9.
+pub(super) fn exit_map() -> NetworkMap {
+    let exit = peer("0.0.0.0/0", "198.51.100.9:51920");
+    NetworkMap {
+        peers: BTreeMap::from([(exit.id, exit)]),
+        ..map(1)
+    }
+}
+
+/// Settings that ask for nothing.
+pub(super) fn node_settings() -> NodeSettings {
+    let text = r#"{
+        "settings": {},
+        "host": {
+            "backend": "kernel",
+            "backend_reason": null,
+            "ipv6": false,
+            "autoconfigured_links": [],
+            "behind_nat": true
+        }
+    }"#;
+    serde_json::from_str::<Applied>(text)
+        .unwrap()
+        .node_settings()
 }
 
 /// A daemon's inside, on a fake kernel and a state directory that outlives it.

@@ -205,6 +205,18 @@ pub(super) fn ct_mark_or(bits: u32) -> Expr {
     ])))
 }
 
+/// Gives the packet a mark in the bits of `mask`, and leaves the others.
+pub(super) fn set_packet_mark(mark: u32, mask: u32) -> Stmt {
+    let others = masked(meta(MetaKey::Mark), !mask);
+    Stmt::Known(Statement::Mangle(Mangle {
+        key: meta(MetaKey::Mark),
+        value: Expression::BinaryOperation(Box::new(BinaryOperation::OR(vec![
+            others,
+            integer(mark),
+        ]))),
+    }))
+}
+
 /// Goes on with the rule at most `rate` times a second for each value of `key`.
 pub(super) fn at_most(rate: u32, burst: u32, key: Expr, set: &str) -> Stmt {
     Stmt::Limited {

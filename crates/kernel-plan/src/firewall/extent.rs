@@ -36,6 +36,7 @@ impl DesiredFirewall {
         both.served = self.served.intersection(&other.served);
         both.exit = self.exit && other.exit;
         both.translation = other.translation.clone();
+        both.tunnel_port = other.tunnel_port;
         both
     }
 

@@ -50,6 +50,11 @@ pub struct DesiredFirewall {
     pub grants: Vec<Grant>,
     /// Source translation of what it relays.
     pub translation: SourceTranslation,
+    /// The UDP port at which encrypted packets arrive, on a node with routing rules: they get the
+    /// tunnel's mark, so that a check of their source (`rp_filter`) asks for the way that the
+    /// answers take, which is not the tunnel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunnel_port: Option<u16>,
 }
 
 /// What this agent loaded last.

@@ -31,14 +31,14 @@ use super::{
         Expr, Stmt, accept, any_of, at_most, clamp_segment_size, concat, count, ct, ct_mark_or,
         direction, drop, established, from_link, goto, integer, is, is_not, jump, leave, log,
         look_up, looked_up, masked, masquerade, meta, not_to_link, payload, range, route_back_is,
-        set_ct_mark, source_address, text, to_link,
+        set_ct_mark, set_packet_mark, source_address, text, to_link,
     },
     narrow::{Tiers, split},
     numbering::{Numbered, source},
     table::{Key, Shape, Table, Value},
     transaction::class_chain,
 };
-use crate::{CT_GENERATION_MASK, CT_GENERATION_SHIFT};
+use crate::{CT_GENERATION_MASK, CT_GENERATION_SHIFT, TUNNEL_MARK, TUNNEL_MARK_MASK};
 
 /// Packets that were to be relayed, and no grant allows it.
 pub const DENIED_RELAY: &str = "denied_relay";
@@ -220,6 +220,7 @@ impl Body<'_> {
 
     /// The rules that are there whatever is granted.
     fn rules(&mut self, desired: &DesiredFirewall) {
+        self.tunnel_packets(desired.tunnel_port);
         self.base_rules();
         self.judgement();
         self.look_ups();
@@ -386,6 +387,20 @@ impl Body<'_> {
     fn current(&self) -> Vec<Stmt> {
         let generation = masked(ct("mark"), CT_GENERATION_MASK);
         vec![established(), is(generation, integer(self.mark)), accept()]
+    }
+
+    /// Before routing, where the kernel checks the source.
+    fn tunnel_packets(&mut self, port: Option<u16>) {
+        let Some(port) = port else { return };
+        let arriving = vec![
+            is_not(
+                meta(MetaKey::Iifname),
+                any_of([text("lo"), text(self.link)]),
+            ),
+            is(payload("udp", "dport"), integer(u32::from(port))),
+            set_packet_mark(TUNNEL_MARK, TUNNEL_MARK_MASK),
+        ];
+        self.document.rule("prerouting", arriving);
     }
 
     fn base_rules(&mut self) {

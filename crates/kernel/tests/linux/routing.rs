@@ -3,14 +3,17 @@
 use crate::support::{Node, add_cable, apply, kernel, observe, output, run, scope};
 use std::collections::BTreeSet;
 use weir_kernel_plan::{
-    IpFamily, Kernel, LinkKind, PolicyRule, RELAYED_TABLE, RULE_MAIN, RULE_RELAYED, Route, Step,
+    IpFamily, Kernel, LinkKind, PolicyRule, RELAYED_TABLE, RULE_MAIN, RULE_RELAYED, Route,
+    RouteTarget, Step,
 };
 
 fn route(table: u32, destination: &str, source: Option<&str>) -> Route {
     Route {
         table,
         destination: destination.parse().unwrap(),
-        source: source.map(|text| text.parse().unwrap()),
+        target: RouteTarget::Link {
+            source: source.map(|text| text.parse().unwrap()),
+        },
     }
 }
 
@@ -90,6 +93,49 @@ fn routes_round_trip_and_foreign_ones_stay() {
         for foreign in ["198.51.100.0/24", "192.0.2.0/24", "203.0.113.0/24"] {
             assert!(left.contains(foreign), "{foreign} is gone: {left}");
         }
+    });
+}
+
+#[test]
+fn a_refusal_and_a_hole_stay_when_the_link_goes() {
+    Node::new().run(|| async {
+        with_link();
+        let kernel = kernel();
+        let of = |destination: &str, target| Route {
+            table: 5703,
+            destination: destination.parse().unwrap(),
+            target,
+        };
+        let lasting: BTreeSet<Route> = [
+            of("0.0.0.0/0", RouteTarget::Unreachable),
+            of("::/0", RouteTarget::Unreachable),
+            of("192.0.2.1/32", RouteTarget::NextRule),
+            of("2001:db8::1/128", RouteTarget::NextRule),
+        ]
+        .into();
+        let mut routes = lasting.clone();
+        routes.insert(route(5703, "0.0.0.0/0", None));
+        routes.insert(route(5703, "::/0", None));
+        for _twice in 0..2 {
+            for route in &routes {
+                apply(&kernel, Step::AddRoute(*route)).await;
+            }
+        }
+        assert_eq!(observe(&kernel).await.routes, routes);
+        // The link's route wins while it is there.
+        run("ip rule add pref 5740 lookup 5703");
+        run("ip -6 rule add pref 5740 lookup 5703");
+        let found = run("ip route get 1.1.1.1");
+        assert!(found.contains("dev weir0"), "{found}");
+
+        run("ip link del weir0");
+        assert_eq!(observe(&kernel).await.routes, lasting);
+        assert!(!output("ip route get 1.1.1.1").status.success());
+        assert!(!output("ip -6 route get 2001:db8::7").status.success());
+        for route in &routes {
+            apply(&kernel, Step::RemoveRoute(*route)).await;
+        }
+        assert!(observe(&kernel).await.routes.is_empty());
     });
 }
 

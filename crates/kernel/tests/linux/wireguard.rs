@@ -21,8 +21,8 @@ use std::{
 };
 use weir_kernel::LinuxKernel;
 use weir_kernel_plan::{
-    DesiredDevice, Kernel, LinkKind, ObservedPeer, PeerUpdate, PortFact, Route, Step, TUNNEL_MARK,
-    WireguardBackend,
+    DesiredDevice, Kernel, LinkKind, ObservedPeer, PeerUpdate, PortFact, Route, RouteTarget, Step,
+    TUNNEL_MARK, WireguardBackend,
 };
 use weir_overlay::NodePublicKey;
 
@@ -76,7 +76,9 @@ fn overlay(address: &str) -> Route {
     Route {
         table: 254,
         destination: "100.64.0.0/10".parse().unwrap(),
-        source: Some(address.addr()),
+        target: RouteTarget::Link {
+            source: Some(address.addr()),
+        },
     }
 }
 

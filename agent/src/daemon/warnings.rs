@@ -1,0 +1,83 @@
+//! What this host itself sees to be wrong with what its settings and the network map say.
+//!
+//! Pure.
+
+use weir_kernel_plan::NodeSettings;
+use weir_protocol::NetworkMap;
+
+use crate::route_checks::{cut_off_peers_by, exits};
+
+/// A sentence for each thing that a person should know.
+pub(crate) fn warnings(map: &NetworkMap, settings: &NodeSettings) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if let Some(wanted) = settings
+        .exit_node
+        .as_ref()
+        .filter(|_| settings.lacks_its_exit(map))
+    {
+        let others: Vec<_> = exits(map).map(|peer| peer.name.to_string()).collect();
+        let others = if others.is_empty() {
+            String::new()
+        } else {
+            format!(
+                ", `agent set --exit-node=NAME` takes {}",
+                others.join(" or ")
+            )
+        };
+        let lan = if settings.exit_node_allow_lan_access {
+            "; the networks that this host is connected to stay reachable"
+        } else {
+            ""
+        };
+        warnings.push(format!(
+            "the exit node \"{wanted}\" is gone, or this node may no longer use it: internet \
+             traffic is refused, and not sent out directly{lan}. `agent set --exit-node=` goes \
+             without an exit{others}"
+        ));
+    }
+    for (prefix, endpoint, peer) in cut_off_peers_by(&settings.advertised, map) {
+        warnings.push(format!(
+            "the route {prefix} holds {endpoint}, where {peer} says that its WireGuard is reached: \
+             the tunnel itself goes around its own routes and works, but what other programs send \
+             to that address is relayed through here. If that is not meant, leave the route out"
+        ));
+    }
+    warnings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::tests::{exit_map, node_settings};
+
+    #[test]
+    fn an_exit_that_is_gone_is_said_with_what_to_do() {
+        let map = exit_map();
+        let mut settings = node_settings();
+        assert_eq!(warnings(&map, &settings), Vec::<String>::new());
+        settings.exit_node = Some("other".to_owned());
+        assert_eq!(warnings(&map, &settings), Vec::<String>::new());
+        settings.exit_node = Some("gone".to_owned());
+        settings.exit_node_allow_lan_access = true;
+        let said = warnings(&map, &settings).join("\n");
+        for part in [
+            "\"gone\" is gone",
+            "refused",
+            "stay reachable",
+            "takes other",
+        ] {
+            assert!(said.contains(part), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_route_that_holds_an_endpoint_is_said() {
+        let mut settings = node_settings();
+        settings.advertised = ["198.51.100.0/24".parse().unwrap()].into();
+        let said = warnings(&exit_map(), &settings).join("\n");
+        assert!(
+            said.starts_with("the route 198.51.100.0/24 holds 198.51.100.9, where other"),
+            "{said}"
+        );
+    }
+}
