@@ -254,10 +254,19 @@ fn a_chosen_exit_is_closed_with_and_without_the_exit() {
         let taken = exit.iter().any(|route| route.starts_with("0.0.0.0/0 Link"));
         assert_eq!(taken, !routes.is_empty(), "{exit:?}");
         // The overlay and the coordinator are reached all the same.
-        assert!(exit.iter().any(|route| route.starts_with("100.64.0.0/10 Link")));
-        assert!(exit.contains(&"192.0.2.1/32 NextRule".to_owned()), "{exit:?}");
+        assert!(
+            exit.iter()
+                .any(|route| route.starts_with("100.64.0.0/10 Link"))
+        );
+        assert!(
+            exit.contains(&"192.0.2.1/32 NextRule".to_owned()),
+            "{exit:?}"
+        );
         let rules = |state: &DesiredState| -> Vec<u32> {
-            let v4 = state.rules.iter().filter(|rule| rule.family == IpFamily::V4);
+            let v4 = state
+                .rules
+                .iter()
+                .filter(|rule| rule.family == IpFamily::V4);
             v4.map(|rule| rule.priority).collect()
         };
         assert_eq!(rules(&state), [RULE_EXIT]);
@@ -276,11 +285,24 @@ fn a_chosen_exit_is_closed_with_and_without_the_exit() {
     gone.device = None;
     gone.routes.retain(|route| !route.goes_with_the_link());
     let steps = texts(&plan(&desired, &gone, Some(&desired.firewall)));
-    assert!(!steps.iter().any(|step| step.contains("unreachable")), "{steps:?}");
+    assert!(
+        !steps.iter().any(|step| step.contains("unreachable")),
+        "{steps:?}"
+    );
     // An exit that leaves the map takes its route along, not the refusal.
-    let steps = texts(&plan(&desired, &as_built(&with(&["0.0.0.0/0"], false)), None));
-    assert!(steps.contains(&"remove route 0.0.0.0/0 from table 5703".to_owned()), "{steps:?}");
-    assert!(!steps.iter().any(|step| step.contains("unreachable")), "{steps:?}");
+    let steps = texts(&plan(
+        &desired,
+        &as_built(&with(&["0.0.0.0/0"], false)),
+        None,
+    ));
+    assert!(
+        steps.contains(&"remove route 0.0.0.0/0 from table 5703".to_owned()),
+        "{steps:?}"
+    );
+    assert!(
+        !steps.iter().any(|step| step.contains("unreachable")),
+        "{steps:?}"
+    );
 }
 
 #[test]
@@ -323,9 +345,20 @@ fn the_coordinator_is_reached_directly_in_spite_of_a_route() {
     let relay = peer(1, "relay", &["192.0.2.0/24", "8.8.8.8/32"], None);
     let state = desired_state(&map(2, &[], vec![relay], vec![]), &settings, key(2));
     let relayed = routes_of(&state, RELAYED_TABLE);
-    assert!(relayed.contains(&"192.0.2.1/32 NextRule".to_owned()), "{relayed:?}");
-    assert!(relayed.iter().any(|route| route.starts_with("192.0.2.0/24 Link")));
-    assert!(!relayed.iter().any(|route| route.starts_with("8.8.8.8/32 Link")));
+    assert!(
+        relayed.contains(&"192.0.2.1/32 NextRule".to_owned()),
+        "{relayed:?}"
+    );
+    assert!(
+        relayed
+            .iter()
+            .any(|route| route.starts_with("192.0.2.0/24 Link"))
+    );
+    assert!(
+        !relayed
+            .iter()
+            .any(|route| route.starts_with("8.8.8.8/32 Link"))
+    );
 }
 
 #[test]
