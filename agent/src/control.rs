@@ -146,6 +146,8 @@ pub(crate) struct WireguardReport {
     pub(crate) interface: InterfaceName,
     /// The UDP port.
     pub(crate) listen_port: u16,
+    /// The interface's MTU in bytes, once it was seen.
+    pub(crate) mtu: Option<u32>,
     /// The node's public key.
     pub(crate) public_key: NodePublicKey,
 }

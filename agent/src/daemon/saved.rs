@@ -2,9 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, net::IpAddr};
-use weir_kernel_plan::{
-    DEFAULT_MTU, Effects, HostFacts, NodeSettings, SysctlKey, WireguardBackend,
-};
+use weir_kernel_plan::{Effects, HostFacts, LinkMtu, NodeSettings, SysctlKey, WireguardBackend};
 use weir_overlay::{NodePublicKey, TrafficClass};
 use weir_protocol::Pin;
 use weir_reconcile::{DirectoryError, StateDirectory};
@@ -117,7 +115,10 @@ impl Applied {
         NodeSettings {
             interface: settings.interface.0.clone(),
             backend: host.backend,
-            mtu: DEFAULT_MTU,
+            mtu: settings
+                .mtu
+                .0
+                .map_or(LinkMtu::FromPath, |mtu| LinkMtu::Fixed(mtu.0)),
             listen_port: settings.listen_port,
             accept_routes: settings.accept_routes,
             exit_node: settings.exit_node.0.clone(),
@@ -140,6 +141,7 @@ impl Applied {
             reason: self.host.backend_reason.clone(),
             interface: self.settings.interface.0.clone(),
             listen_port: self.settings.listen_port,
+            mtu: None,
             public_key,
         }
     }

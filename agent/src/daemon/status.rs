@@ -11,7 +11,7 @@ use weir_reconcile::Status;
 use super::{saved::Saved, warnings::warnings};
 use crate::control::{
     AvailableRoute, CoordinatorReport, ExitReport, MapReport, NodeReport, NodeState, PeerReport,
-    RouteUse, StatusReport,
+    RouteUse, StatusReport, WireguardReport,
 };
 
 /// The connection to the coordinator.
@@ -59,7 +59,12 @@ pub(crate) fn report(
             held: map.map(|map| map.generation),
             applied: kernel.applied,
         },
-        wireguard: applied.map(|applied| applied.wireguard(key.public())),
+        wireguard: applied.map(|applied| WireguardReport {
+            mtu: observed
+                .and_then(|observed| observed.link.as_ref())
+                .map(|link| link.mtu),
+            ..applied.wireguard(key.public())
+        }),
         peers: map.map(|map| peers(map, observed)).unwrap_or_default(),
         advertised: map.map(|map| map.node.routes.clone()).unwrap_or_default(),
         available: match (map, &settings) {

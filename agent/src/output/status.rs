@@ -57,10 +57,14 @@ pub(crate) fn status(report: &StatusReport) -> String {
             .as_ref()
             .map(|reason| format!(" ({reason})"))
             .unwrap_or_default();
+        let mtu = wireguard
+            .mtu
+            .map(|mtu| format!(", MTU {mtu}"))
+            .unwrap_or_default();
         row(
             "WireGuard",
             format!(
-                "{}{reason}, {}, UDP port {}",
+                "{}{reason}, {}, UDP port {}{mtu}",
                 wireguard.backend, wireguard.interface, wireguard.listen_port
             ),
         );
@@ -215,6 +219,7 @@ mod tests {
                 reason: None,
                 interface: "weir0".parse().unwrap(),
                 listen_port: 51920,
+                mtu: Some(1420),
                 public_key: key,
             }),
             peers: vec![PeerReport {
@@ -254,7 +259,7 @@ mod tests {
 Up as relay (100.64.0.1), tag:relay
   Coordinator  https://192.0.2.1:8443, not connected (connection refused); the last network map stays in force
   Network map  7, in force
-  WireGuard    kernel, weir0, UDP port 51920
+  WireGuard    kernel, weir0, UDP port 51920, MTU 1420
 
 Peers:
   alice  100.64.0.2  198.51.100.1:40000  handshake 42 s ago  1.5 MB in, 900 B out

@@ -163,6 +163,7 @@ mod tests {
                 reason: Some("this kernel has no WireGuard; userspace is slower".to_owned()),
                 interface: "weir0".parse().unwrap(),
                 listen_port: 51920,
+                mtu: None,
                 public_key: NodePublicKey::from_bytes([1; 32]),
             },
             host: vec!["IPv4 forwarding is on; `agent down` puts the old value back".to_owned()],

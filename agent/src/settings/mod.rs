@@ -9,7 +9,7 @@ mod values;
 
 pub(crate) use file::{FileSettings, parse_file};
 pub(crate) use guard::{SettingCommand, explicit_after};
-pub(crate) use values::{Addresses, CoordinatorUrl, OrNone, Prefixes, Tags, WireguardChoice};
+pub(crate) use values::{Addresses, CoordinatorUrl, Mtu, OrNone, Prefixes, Tags, WireguardChoice};
 
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -128,6 +128,10 @@ settings! {
     /// WireGuard's UDP port [default: 51920]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     listen_port, "listen-port": u16 = DEFAULT_LISTEN_PORT;
+
+    /// The tunnel's MTU in bytes; by default what the paths to the other nodes carry
+    #[arg(long, value_name = "BYTES")]
+    mtu, "mtu": OrNone<Mtu> = OrNone(None);
 
     /// The name to ask for; by default what the host calls itself
     #[arg(long, value_name = "NAME")]

@@ -3,6 +3,7 @@
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::{collections::BTreeSet, fmt, net::IpAddr, str::FromStr};
+use weir_kernel_plan::{MAX_MTU, MIN_MTU};
 use weir_overlay::{Tag, parse_prefix_list};
 
 /// Text, or a list of texts: both ways of writing a list in the file.
@@ -178,6 +179,27 @@ impl<'de, T: FromStr<Err: fmt::Display>> Deserialize<'de> for OrNone<T> {
     }
 }
 
+/// An MTU that the tunnel's link can have, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mtu(pub(crate) u32);
+
+impl FromStr for Mtu {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse()
+            .ok()
+            .filter(|bytes| (MIN_MTU..=MAX_MTU).contains(bytes))
+            .map(Self)
+            .ok_or_else(|| format!("\"{text}\" is not an MTU from {MIN_MTU} to {MAX_MTU}"))
+    }
+}
+
+impl fmt::Display for Mtu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// Which WireGuard to use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -332,5 +354,13 @@ mod tests {
         assert!("203.0.113.7,203.0.113.8".parse::<Addresses>().is_err());
         assert!("203.0.113.7,2001:db8::7".parse::<Addresses>().is_ok());
         assert_eq!("".parse::<OrNone<u16>>().unwrap(), OrNone(None));
+        assert_eq!("1300".parse::<Mtu>(), Ok(Mtu(1300)));
+        for bad in ["1279", "65456", "auto"] {
+            assert!(
+                bad.parse::<Mtu>()
+                    .unwrap_err()
+                    .contains("from 1280 to 65455")
+            );
+        }
     }
 }

@@ -7,9 +7,24 @@ pub const DEFAULT_INTERFACE: &str = "weir0";
 /// hosts that Weir comes to often have a `wg-quick` there already.
 pub const DEFAULT_LISTEN_PORT: u16 = 51920;
 
-/// The interface's MTU, in bytes: 1500 less the 80 that WireGuard over IPv6 takes (40 IPv6, 8 UDP,
-/// 32 WireGuard; wg-quick chooses the same).
-pub const DEFAULT_MTU: u32 = 1420;
+/// What WireGuard adds to a packet, in bytes: 40 for IPv6, 8 for UDP, 32 of its own. Over IPv4 it
+/// is 20 less, and a peer may move from one to the other, so the larger one counts (as in
+/// wg-quick).
+pub const WIREGUARD_OVERHEAD: u32 = 80;
+
+/// The interface's MTU while no path is known, in bytes: for a path of 1500, Ethernet's.
+pub const DEFAULT_MTU: u32 = 1500 - WIREGUARD_OVERHEAD;
+
+/// The smallest MTU of the interface, in bytes: IPv6 needs that much (RFC 8200, section 5), and
+/// the kernel takes it off a link with less.
+pub const MIN_MTU: u32 = 1280;
+
+/// The largest MTU of the interface, in bytes: an IPv4 packet with what WireGuard adds.
+pub const MAX_MTU: u32 = 65535 - WIREGUARD_OVERHEAD;
+
+/// How many paths to peers are looked up, so that a look at the kernel stays short with thousands
+/// of peers. Nodes with a fixed way in are few, and their paths much alike.
+pub const PATHS_AT_MOST: usize = 64;
 
 /// The routing protocol number (`rtm_protocol`, linux/rtnetlink.h) on every route of ours. Above
 /// `RTPROT_STATIC` and not in iproute2's `rt_protos`.

@@ -3,14 +3,14 @@
 use ipnet::IpNet;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 use weir_overlay::{AddressSet, InterfaceName, NodePrivateKey, TrafficClass};
 use weir_protocol::{NetworkMap, Peer, RouteState};
 
 use crate::{
-    DesiredDevice, DesiredLink, DesiredPeer, DesiredState, IpFamily, KEEPALIVE_SECONDS, NodeRoutes,
-    PolicyRule, Scope, SysctlKey, TUNNEL_MARK, WireguardBackend,
+    DesiredDevice, DesiredLink, DesiredPeer, DesiredState, IpFamily, KEEPALIVE_SECONDS, LinkMtu,
+    NodeRoutes, PATHS_AT_MOST, PolicyRule, Scope, SysctlKey, TUNNEL_MARK, WireguardBackend,
     firewall::{DesiredFirewall, SourceTranslation},
     node_routes,
 };
@@ -22,8 +22,8 @@ pub struct NodeSettings {
     pub interface: InterfaceName,
     /// Who carries WireGuard's packets.
     pub backend: WireguardBackend,
-    /// The link's MTU, in bytes.
-    pub mtu: u32,
+    /// The link's MTU.
+    pub mtu: LinkMtu,
     /// The UDP port that WireGuard listens on.
     pub listen_port: u16,
     /// Whether routes of peers are taken.
@@ -186,11 +186,37 @@ pub fn desired_state(
     }
 }
 
+/// Public addresses that stand for peers without a known place: they are reached by the default
+/// route. Only the kernel is asked for the way there; nothing is sent.
+const ANYWHERE: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(1, 1, 1, 1)),
+    IpAddr::V6(Ipv6Addr::new(0x2606, 0x4700, 0x4700, 0, 0, 0, 0, 0x1111)),
+];
+
+/// The paths that the tunnel's packets take.
+fn paths(desired: &DesiredState) -> BTreeSet<IpAddr> {
+    if desired.link.mtu != LinkMtu::FromPath {
+        return BTreeSet::new();
+    }
+    let endpoints = desired.peers.values().map(|peer| peer.endpoint);
+    let all_are_known = !desired.peers.is_empty() && endpoints.clone().all(|at| at.is_some());
+    let mut paths: BTreeSet<IpAddr> = endpoints
+        .flatten()
+        .map(|endpoint| endpoint.ip())
+        .take(PATHS_AT_MOST)
+        .collect();
+    if !all_are_known {
+        paths.extend(ANYWHERE);
+    }
+    paths
+}
+
 /// What must be looked at to plan towards a state.
 #[must_use]
 pub fn scope(desired: &DesiredState) -> Scope {
     Scope {
         interface: desired.link.name.clone(),
         sysctls: desired.sysctls.keys().cloned().collect(),
+        paths: paths(desired),
     }
 }

@@ -30,8 +30,8 @@ pub use ports::{Counter, HostFacts, Kernel, KernelError, LinkFact, PortFact};
 pub use preflight::{Effects, PreflightRequest, Refusal, Refusals, WireguardChoice, preflight};
 use routes::{NodeRoutes, node_routes};
 pub use state::{
-    DesiredDevice, DesiredLink, DesiredPeer, DesiredState, IpFamily, LinkKind, ObservedDevice,
-    ObservedLink, ObservedPeer, ObservedState, PolicyRule, Route, RouteTarget, Scope, SysctlKey,
-    WireguardBackend,
+    DesiredDevice, DesiredLink, DesiredPeer, DesiredState, IpFamily, LinkKind, LinkMtu,
+    ObservedDevice, ObservedLink, ObservedPeer, ObservedState, PolicyRule, Route, RouteTarget,
+    Scope, SysctlKey, WireguardBackend,
 };
 pub use step::{PeerUpdate, Step};

@@ -219,10 +219,11 @@ pub fn plan(
             });
         }
     }
+    let mtu = desired.link.mtu.bytes(observed.path_mtu);
     match link {
         Some(link) => {
-            if link.mtu != desired.link.mtu {
-                steps.push(Step::SetMtu(desired.link.mtu));
+            if link.mtu != mtu {
+                steps.push(Step::SetMtu(mtu));
             }
             let stale = link.addresses.difference(&desired.link.addresses);
             steps.extend(stale.map(|address| Step::RemoveAddress(*address)));
@@ -236,7 +237,7 @@ pub fn plan(
             }
             steps.push(Step::CreateLink {
                 backend: desired.link.backend,
-                mtu: desired.link.mtu,
+                mtu,
             });
         }
     }

@@ -9,7 +9,10 @@ use std::{
 };
 use weir_overlay::{InterfaceName, NodePrivateKey, NodePublicKey};
 
-use crate::firewall::{DesiredFirewall, ObservedFirewall};
+use crate::{
+    DEFAULT_MTU, MAX_MTU, MIN_MTU, WIREGUARD_OVERHEAD,
+    firewall::{DesiredFirewall, ObservedFirewall},
+};
 
 /// Who carries WireGuard's packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -51,6 +54,30 @@ impl IpFamily {
     }
 }
 
+/// The MTU of the link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LinkMtu {
+    /// What the paths to the peers carry, less what WireGuard adds.
+    #[default]
+    FromPath,
+    /// This one, in bytes.
+    Fixed(u32),
+}
+
+impl LinkMtu {
+    /// In bytes, for paths that carry `path` bytes; [`DEFAULT_MTU`] while no path is known.
+    #[must_use]
+    pub fn bytes(self, path: Option<u32>) -> u32 {
+        match (self, path) {
+            (Self::Fixed(bytes), _) => bytes,
+            (Self::FromPath, Some(path)) => path
+                .saturating_sub(WIREGUARD_OVERHEAD)
+                .clamp(MIN_MTU, MAX_MTU),
+            (Self::FromPath, None) => DEFAULT_MTU,
+        }
+    }
+}
+
 /// The link as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DesiredLink {
@@ -58,8 +85,8 @@ pub struct DesiredLink {
     pub name: InterfaceName,
     /// Who carries its packets.
     pub backend: WireguardBackend,
-    /// Its MTU, in bytes.
-    pub mtu: u32,
+    /// Its MTU.
+    pub mtu: LinkMtu,
     /// Its addresses, each as a host prefix (`/32`, `/128`): the overlay is reached by routes of
     /// ours, not by what the kernel derives from an address.
     pub addresses: BTreeSet<IpNet>,
@@ -208,6 +235,8 @@ pub struct Scope {
     pub interface: InterfaceName,
     /// The settings to read.
     pub sysctls: BTreeSet<SysctlKey>,
+    /// The addresses whose paths count for the link's MTU; none when it is fixed.
+    pub paths: BTreeSet<IpAddr>,
 }
 
 /// What kind of link bears our name.
@@ -279,4 +308,6 @@ pub struct ObservedState {
     pub sysctls: BTreeMap<SysctlKey, Option<String>>,
     /// Our table, if it is there.
     pub firewall: Option<ObservedFirewall>,
+    /// The smallest MTU among the paths asked for, in bytes; `None` when there is none of them.
+    pub path_mtu: Option<u32>,
 }

@@ -6,11 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use weir_kernel_plan::{
     DEFAULT_INTERFACE, DEFAULT_LISTEN_PORT, DEFAULT_MTU, DesiredState, EXIT_TABLE, IpFamily,
-    LinkKind, NodeSettings, ObservedDevice, ObservedLink, ObservedPeer, ObservedState,
+    LinkKind, LinkMtu, NodeSettings, ObservedDevice, ObservedLink, ObservedPeer, ObservedState,
     RELAYED_TABLE, RULE_EXIT, RULE_MAIN, SUBNET_TABLE, Step, SysctlKey, WireguardBackend,
     desired_state,
     firewall::{InForce, ObservedFirewall, change, removal},
-    plan, plan_teardown,
+    plan, plan_teardown, scope,
 };
 use weir_overlay::{AddressRange, GrantId, NodeId, NodePrivateKey};
 use weir_protocol::{
@@ -25,7 +25,7 @@ fn settings(advertised: &[&str]) -> NodeSettings {
     NodeSettings {
         interface: DEFAULT_INTERFACE.parse().unwrap(),
         backend: WireguardBackend::Kernel,
-        mtu: DEFAULT_MTU,
+        mtu: LinkMtu::FromPath,
         listen_port: DEFAULT_LISTEN_PORT,
         accept_routes: true,
         exit_node: None,
@@ -137,7 +137,7 @@ fn as_built(desired: &DesiredState) -> ObservedState {
     ObservedState {
         link: Some(ObservedLink {
             kind: LinkKind::Wireguard,
-            mtu: desired.link.mtu,
+            mtu: desired.link.mtu.bytes(None),
             up: true,
             addresses: desired.link.addresses.clone(),
         }),
@@ -222,6 +222,47 @@ fn a_client_looks_relayed_prefixes_up_before_main_and_subnets_after() {
         client(&["0.0.0.0/0"]).rules.is_empty(),
         "an exit is not taken unasked"
     );
+}
+
+#[test]
+fn the_link_carries_what_the_paths_to_its_peers_do() {
+    let desired = client(&["8.8.8.8/32"]);
+    // One peer, in a known place: its path counts, and no other.
+    let relay: std::net::IpAddr = "203.0.113.7".parse().unwrap();
+    assert_eq!(scope(&desired).paths, [relay].into());
+    let mut observed = as_built(&desired);
+    let steps =
+        |observed: &ObservedState| texts(&plan(&desired, observed, Some(&desired.firewall)));
+    for (path, link) in [
+        (1500, 1420),
+        (1492, 1412),
+        (9000, 8920),
+        (1300, 1280),
+        (80, 1280),
+    ] {
+        observed.path_mtu = Some(path);
+        observed.link.as_mut().unwrap().mtu = 1000;
+        assert_eq!(steps(&observed), [format!("set the link's MTU to {link}")]);
+        observed.link.as_mut().unwrap().mtu = link;
+        assert_eq!(steps(&observed), Vec::<String>::new());
+    }
+    let mut fixed = desired.clone();
+    fixed.link.mtu = LinkMtu::Fixed(1300);
+    assert_eq!(scope(&fixed).paths, BTreeSet::new());
+    // Clients come from anywhere.
+    assert!(
+        scope(&relay_with_clients())
+            .paths
+            .contains(&"1.1.1.1".parse().unwrap())
+    );
+}
+
+fn relay_with_clients() -> DesiredState {
+    let mut state = relay();
+    for peer in state.peers.values_mut() {
+        peer.endpoint = None;
+    }
+    state
 }
 
 fn routes_of(state: &DesiredState, table: u32) -> Vec<String> {

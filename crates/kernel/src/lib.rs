@@ -4,8 +4,8 @@
 //! the kernel and carries out single steps, without choices of its own. The way through this room:
 //!
 //! - `linux.rs` hands each step to the part that knows that piece of the kernel;
-//! - `netlink.rs` is the one rtnetlink session; `links.rs`, `addresses.rs`, `routes.rs` and
-//!   `rules.rs` speak over it;
+//! - `netlink.rs` is the one rtnetlink session; `links.rs`, `addresses.rs`, `routes.rs`,
+//!   `rules.rs` and `path.rs` speak over it;
 //! - `wireguard.rs` reads and changes WireGuard devices, the kernel's and the userspace one alike;
 //! - `firewall.rs` runs `nft`, `conntrack.rs` forgets connections, `sysctl.rs` reads and writes
 //!   kernel settings;
@@ -25,6 +25,7 @@ mod host;
 mod links;
 mod linux;
 mod netlink;
+mod path;
 mod routes;
 mod rules;
 mod sysctl;

@@ -13,7 +13,7 @@ use crate::{
     conntrack, firewall,
     links::{self, Link},
     netlink::Netlink,
-    routes, rules, sysctl,
+    path, routes, rules, sysctl,
     userspace::{self, DeviceProgram},
     wireguard::Wireguard,
 };
@@ -159,6 +159,7 @@ impl Kernel for LinuxKernel {
         let mut state = ObservedState {
             rules: rules::observe(&self.netlink).await?,
             firewall: firewall::observe(&self.options.nft).await?,
+            path_mtu: path::smallest_mtu(&self.netlink, &scope.paths).await?,
             ..ObservedState::default()
         };
         for key in &scope.sysctls {

@@ -1,7 +1,9 @@
-//! The little server of the lab and its clients: "who did you see?" and a slow download.
+//! The little server of the lab and its clients: "who did you see?", a slow download, and a
+//! transfer both ways.
 //!
-//! Over TCP a client sends one line, `whoami` or `download`. The answer is `you are ADDRESS:PORT`,
-//! or a line each 50 ms until the client leaves. Over UDP each datagram is answered like `whoami`.
+//! Over TCP a client sends one line, `whoami`, `download` or `transfer BYTES`. The answer is
+//! `you are ADDRESS:PORT`, or a line each 50 ms until the client leaves, or as many bytes as the
+//! client sent after its line. Over UDP each datagram is answered like `whoami`.
 
 use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -24,6 +26,8 @@ const MAX_CLIENTS: usize = 64;
 const DOWNLOAD_INTERVAL: Duration = Duration::from_millis(50);
 /// The longest download: nothing in the lab runs for ever.
 const DOWNLOAD_LIMIT: Duration = Duration::from_secs(900);
+/// The most bytes that a client can transfer.
+const MAX_TRANSFER: u64 = 64 << 20;
 /// How long the server waits for a client's line, and for room to send.
 const CLIENT_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a UDP client waits before it asks again.
@@ -103,9 +107,15 @@ fn answer(mut stream: TcpStream, log: &mut impl Write) -> std::io::Result<()> {
     stream.set_write_timeout(Some(CLIENT_DEADLINE))?;
     stream.set_nodelay(true)?;
     let mut request = String::new();
-    BufReader::new(stream.try_clone()?.take(64)).read_line(&mut request)?;
+    let mut reader = BufReader::new(stream.try_clone()?);
+    (&mut reader).take(64).read_line(&mut request)?;
     let request = request.trim_end();
     log_line(log, &format!("tcp {request} from {client}"))?;
+    if let Some(bytes) = request.strip_prefix("transfer ") {
+        let bytes = bytes.parse().unwrap_or(0).min(MAX_TRANSFER);
+        let received = std::io::copy(&mut reader.take(bytes), &mut std::io::sink())?;
+        return std::io::copy(&mut std::io::repeat(b'x').take(received), &mut stream).map(drop);
+    }
     if request != "download" {
         return writeln!(stream, "you are {client}");
     }
@@ -213,6 +223,23 @@ pub fn download(server: SocketAddr, idle: Duration, mut output: impl Write) -> R
     }
 }
 
+/// Sends that many bytes to the server, and takes as many from it: full segments both ways.
+///
+/// # Errors
+/// Refused, unreachable, or nothing goes on for `idle`.
+pub fn transfer(server: SocketAddr, bytes: u64, idle: Duration) -> Result<()> {
+    let mut stream = open_tcp(server, None, idle)?;
+    writeln!(stream, "transfer {bytes}").with_context(|| format!("cannot send to {server}"))?;
+    std::io::copy(&mut std::io::repeat(b'x').take(bytes), &mut stream)
+        .with_context(|| format!("sending to {server} came to a halt"))?;
+    let received = std::io::copy(&mut stream.take(bytes), &mut std::io::sink())
+        .with_context(|| format!("receiving from {server} came to a halt"))?;
+    if received < bytes {
+        bail!("{server} sent {received} bytes of {bytes}");
+    }
+    Ok(())
+}
+
 /// Connects with a deadline, from an address of our choice: the standard library offers one or
 /// the other.
 fn open_tcp(server: SocketAddr, from: Option<IpAddr>, deadline: Duration) -> Result<TcpStream> {
@@ -305,6 +332,11 @@ mod tests {
         let place = start();
         let answer = ask_tcp(place, None, Duration::from_secs(5)).unwrap();
         assert!(answer.starts_with("you are 127.0.0.1:"), "{answer}");
+    }
+
+    #[test]
+    fn a_transfer_goes_both_ways() {
+        transfer(start(), 1 << 20, Duration::from_secs(5)).unwrap();
     }
 
     #[test]

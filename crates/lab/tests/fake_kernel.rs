@@ -9,8 +9,8 @@ use nix::errno::Errno;
 use weir_kernel_plan::firewall::{DesiredFirewall, SourceTranslation};
 use weir_kernel_plan::{
     DesiredDevice, DesiredLink, DesiredPeer, DesiredState, IpFamily, Kernel, KernelError, LinkKind,
-    ObservedState, PolicyRule, Route, RouteTarget, Scope, Step, SysctlKey, WireguardBackend, plan,
-    plan_teardown,
+    LinkMtu, ObservedState, PolicyRule, Route, RouteTarget, Scope, Step, SysctlKey,
+    WireguardBackend, plan, plan_teardown,
 };
 use weir_lab::FakeKernel;
 use weir_overlay::{AddressSet, NodePrivateKey, NodePublicKey};
@@ -37,7 +37,7 @@ fn desired(backend: WireguardBackend) -> DesiredState {
         link: DesiredLink {
             name: scope().interface,
             backend,
-            mtu: 1420,
+            mtu: LinkMtu::Fixed(1420),
             addresses: ours.into_iter().collect(),
         },
         device: DesiredDevice {
@@ -81,6 +81,7 @@ fn scope() -> Scope {
             .parse()
             .unwrap_or_else(|_| unreachable!("weir0 is a link's name")),
         sysctls: BTreeSet::from([SysctlKey::ipv4_forwarding()]),
+        paths: BTreeSet::new(),
     }
 }
 

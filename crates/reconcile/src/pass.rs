@@ -220,6 +220,7 @@ impl<K: Kernel> Worker<K> {
                 .keys()
                 .cloned()
                 .collect::<BTreeSet<_>>(),
+            paths: BTreeSet::new(),
         };
         let observed = match self.observe(&scope).await {
             Ok(observed) => observed,

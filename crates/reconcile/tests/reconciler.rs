@@ -17,8 +17,8 @@ use std::{
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use weir_kernel_plan::{
-    Kernel, KernelError, NodeSettings, ObservedState, RELAYED_TABLE, Scope, Step, SysctlKey,
-    WireguardBackend, desired_state, plan,
+    Kernel, KernelError, LinkMtu, NodeSettings, ObservedState, RELAYED_TABLE, Scope, Step,
+    SysctlKey, WireguardBackend, desired_state, plan,
 };
 use weir_lab::FakeKernel;
 use weir_overlay::{AddressSet, Generation, GrantId, NodeId, NodePrivateKey, NodePublicKey};
@@ -84,7 +84,7 @@ fn settings() -> NodeSettings {
     NodeSettings {
         interface: "weir0".parse().unwrap(),
         backend: WireguardBackend::Kernel,
-        mtu: 1420,
+        mtu: LinkMtu::FromPath,
         listen_port: 51920,
         accept_routes: true,
         exit_node: None,

@@ -33,7 +33,32 @@ pub(crate) fn bind(address: IpAddr, port: u16, mark: u32) -> io::Result<UdpSocke
     )?;
     let socket = UdpSocket::from(socket);
     set_mark(&socket, mark)?;
+    if address.is_ipv4() {
+        allow_fragments(&socket)?;
+    }
     Ok(socket)
+}
+
+/// As the kernel's WireGuard sends: without the flag that forbids fragments. What is too large for
+/// a link on the way arrives in pieces then, instead of nowhere when that link's router is mute.
+#[expect(unsafe_code, reason = "nix has no name for this option")]
+fn allow_fragments(socket: &UdpSocket) -> io::Result<()> {
+    let value: libc::c_int = libc::IP_PMTUDISC_DONT;
+    // SAFETY: the option takes a pointer to one int and its size, and both outlive the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_MTU_DISCOVER,
+            (&raw const value).cast(),
+            size_of_val(&value) as libc::socklen_t,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 fn set_mark(socket: &UdpSocket, mark: u32) -> io::Result<()> {

@@ -116,6 +116,7 @@ pub(crate) fn scope() -> Scope {
     Scope {
         interface: interface(),
         sysctls: Default::default(),
+        paths: Default::default(),
     }
 }
 

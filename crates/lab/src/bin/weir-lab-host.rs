@@ -45,6 +45,17 @@ enum Command {
     Tcp(Ask),
     /// Ask a server over UDP which address we come from
     Udp(Ask),
+    /// Send bytes to a server and take as many from it
+    Transfer {
+        /// The server
+        server: SocketAddr,
+        /// How many
+        #[arg(long, default_value_t = 200_000)]
+        bytes: u64,
+        /// Give up after this many seconds in which nothing goes on
+        #[arg(long, default_value_t = 3.0)]
+        idle: f64,
+    },
     /// Download until it breaks; print each line with its time in milliseconds since 1970
     Download {
         /// The server
@@ -112,6 +123,11 @@ fn run(command: Command) -> Result<()> {
             let answer = serve::ask_udp(ask.server, ask.from, seconds(ask.timeout)?)?;
             Ok(writeln!(io::stdout(), "{answer}")?)
         }
+        Command::Transfer {
+            server,
+            bytes,
+            idle,
+        } => serve::transfer(server, bytes, seconds(idle)?),
         Command::Download { server, idle } => serve::download(server, seconds(idle)?, Lines),
     }
 }
