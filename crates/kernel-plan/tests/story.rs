@@ -5,10 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use weir_kernel_plan::{
-    DEFAULT_INTERFACE, DEFAULT_LISTEN_PORT, DEFAULT_MTU, DesiredState, EXIT_TABLE, IpFamily,
-    LinkKind, LinkMtu, NodeSettings, ObservedDevice, ObservedLink, ObservedPeer, ObservedState,
-    RELAYED_TABLE, RULE_EXIT, RULE_MAIN, SUBNET_TABLE, Step, SysctlKey, WireguardBackend,
-    desired_state,
+    DEFAULT_INTERFACE, DEFAULT_LISTEN_PORT, DesiredState, EXIT_TABLE, IpFamily, LinkKind, LinkMtu,
+    NodeSettings, ObservedDevice, ObservedLink, ObservedPeer, ObservedState, RELAYED_TABLE,
+    RULE_EXIT, RULE_MAIN, SUBNET_TABLE, Step, SysctlKey, WireguardBackend, desired_state,
     firewall::{InForce, ObservedFirewall, change, removal},
     plan, plan_teardown, scope,
 };
@@ -169,6 +168,7 @@ fn as_built(desired: &DesiredState) -> ObservedState {
             .map(|(k, v)| (k.clone(), Some(v.clone())))
             .collect(),
         firewall: Some(firewall),
+        path_mtu: None,
     }
 }
 
@@ -481,10 +481,7 @@ fn a_live_session_keeps_its_roamed_endpoint() {
 #[test]
 fn teardown_takes_everything_of_ours_and_gives_settings_back() {
     let desired = relay();
-    let saved = BTreeMap::from([(
-        weir_kernel_plan::SysctlKey::ipv4_forwarding(),
-        "0".to_owned(),
-    )]);
+    let saved = BTreeMap::from([(SysctlKey::ipv4_forwarding(), "0".to_owned())]);
     insta::assert_debug_snapshot!(texts(&plan_teardown(&as_built(&desired), &saved)));
     assert_eq!(plan_teardown(&ObservedState::default(), &saved), Vec::new());
     assert!(removal().contains("delete"));
