@@ -232,7 +232,7 @@ fn the_link_carries_what_the_paths_to_its_peers_do() {
     assert_eq!(scope(&desired).paths, [relay].into());
     let mut observed = as_built(&desired);
     let steps =
-        |observed: &ObservedState| texts(&plan(&desired, observed, Some(&desired.firewall)));
+        |observed: &ObservedState| texts(&plan(&desired, observed, Some(&in_force(&desired))));
     for (path, link) in [
         (1500, 1420),
         (1492, 1412),
@@ -325,7 +325,7 @@ fn a_chosen_exit_is_closed_with_and_without_the_exit() {
     gone.link = None;
     gone.device = None;
     gone.routes.retain(|route| !route.goes_with_the_link());
-    let steps = texts(&plan(&desired, &gone, Some(&desired.firewall)));
+    let steps = texts(&plan(&desired, &gone, Some(&in_force(&desired))));
     assert!(
         !steps.iter().any(|step| step.contains("unreachable")),
         "{steps:?}"
