@@ -245,11 +245,12 @@ pub struct TagNode {
     pub tags: BTreeSet<Tag>,
 }
 
-/// `POST /api/v1/nodes/NODE/routes/approve` and `.../reject`
+/// `POST /api/v1/nodes/NODE/routes/approve`, `.../reject` and `.../reset`
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DecideRoutes {
-    /// The prefixes. The node must advertise each.
+    /// The prefixes. The node must advertise each; what was decided can also be taken back from
+    /// one that it advertised before.
     pub prefixes: BTreeSet<IpNet>,
 }
 

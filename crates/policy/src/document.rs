@@ -16,7 +16,10 @@ use crate::{
     suggest::did_you_mean,
     syntax::{Property, Spanned, Text, Value},
 };
-use reader::{boolean, fields, lists, object, start, text, texts};
+use reader::{
+    boolean, fields, known_as, lists, object, respell, start, text, texts, written_twice,
+};
+use std::collections::BTreeSet;
 
 /// A policy file as it was written.
 #[derive(Clone, Debug, Default)]
@@ -44,8 +47,9 @@ pub(crate) struct Document {
     pub(crate) start: Span,
 }
 
-const SECTIONS: [&str; 18] = [
+const SECTIONS: [&str; 19] = [
     "acls",
+    "attrConfig",
     "autoApprovers",
     "defaultSrcPosture",
     "derpMap",
@@ -65,6 +69,15 @@ const SECTIONS: [&str; 18] = [
     "weir",
 ];
 
+/// The sections that are read and checked, and have no effect.
+const NO_EFFECT: [&str; 5] = [
+    "attrConfig",
+    "derpMap",
+    "OneCGNATRoute",
+    "randomizeClientPort",
+    "ssh",
+];
+
 /// Said of what is read and checked, and has no effect.
 pub(crate) const NOT_ENFORCED: &str = "not enforced by Weir";
 
@@ -74,23 +87,45 @@ pub(crate) fn read(tree: Spanned<Value>, findings: &mut Findings<'_>) -> Documen
         start: start(&tree.span),
         ..Document::default()
     };
+    let mut seen = BTreeSet::new();
     for Property { key, value } in object(tree, "the policy", findings).unwrap_or_default() {
-        let is_known = document.section(&key.value, value, findings);
-        if !is_known {
-            let help = did_you_mean(&key.value, SECTIONS);
+        let Some(name) = known_as(&key.value, &SECTIONS, &[]) else {
+            let help = did_you_mean(&key.value, SECTIONS).or_else(|| {
+                let all = SECTIONS.join(", ");
+                Some(format!("the sections are {all}"))
+            });
             findings.error(&key.span, format!("unknown section {:?}", key.value), help);
+            continue;
+        };
+        respell(&key, name, findings);
+        if !seen.insert(name) && name != key.value {
+            written_twice(&key, name, findings);
         }
-        if ["derpMap", "OneCGNATRoute", "randomizeClientPort", "ssh"].contains(&key.value.as_str())
-        {
+        if value.value == Value::Null {
+            empty(&key, name, findings);
+            continue;
+        }
+        document.section(name, value, findings);
+        if NO_EFFECT.contains(&name) {
             findings.warn(&key.span, format!("{:?}: {NOT_ENFORCED}", key.value), None);
         }
     }
     document
 }
 
+/// A section that is null is one that is not there. Without rules that would allow everything, so
+/// it must be said in so many words.
+fn empty(key: &Text, name: &str, findings: &mut Findings<'_>) {
+    if ["acls", "grants"].contains(&name) {
+        let message = format!("{name} must be a list, not null");
+        let help = "write [] for no entries, or leave the section out".to_owned();
+        findings.error(&key.span, message, Some(help));
+    }
+}
+
 impl Document {
-    /// Reads a section. `false` when there is none of this name.
-    fn section(&mut self, name: &str, value: Spanned<Value>, findings: &mut Findings<'_>) -> bool {
+    /// Reads one of [`SECTIONS`].
+    fn section(&mut self, name: &str, value: Spanned<Value>, findings: &mut Findings<'_>) {
         match name {
             "groups" => self.groups = lists(value, name, findings),
             "tagOwners" => self.tag_owners = lists(value, name, findings),
@@ -113,6 +148,7 @@ impl Document {
             "sshTests" => self.ssh_tests = extras::ssh_tests(value, findings),
             "nodeAttrs" => self.node_attributes = extras::node_attributes(value, findings),
             "derpMap" => relays::check(value, findings),
+            "attrConfig" => drop(object(value, name, findings)),
             "disableIPv4" => self.disable_ipv4 = boolean(&value, name, findings),
             "randomizeClientPort" => {
                 boolean(&value, name, findings);
@@ -135,8 +171,7 @@ impl Document {
                     },
                 );
             }
-            _ => return false,
+            _ => {}
         }
-        true
     }
 }

@@ -84,14 +84,25 @@ pub(crate) fn to_text(nanoseconds: i128) -> String {
     let all = nanoseconds.abs();
     let (hours, minutes) = (all / HOUR, all % HOUR / MINUTE);
     let (seconds, rest) = (all % MINUTE / SECOND, all % SECOND);
-    let fraction = match rest {
+    let fraction = |part: i128, digits: usize| match part {
         0 => String::new(),
-        _ => format!(".{rest:09}").trim_end_matches('0').to_owned(),
+        _ => format!(".{part:0digits$}").trim_end_matches('0').to_owned(),
     };
     match (hours, minutes) {
-        (0, 0) => format!("{sign}{seconds}{fraction}s"),
-        (0, _) => format!("{sign}{minutes}m{seconds}{fraction}s"),
-        (_, _) => format!("{sign}{hours}h{minutes}m{seconds}{fraction}s"),
+        (0, 0) if all == 0 => "0s".to_owned(),
+        // Less than a second is written in the unit that leaves something before the point.
+        (0, 0) if all < 1_000 => format!("{sign}{all}ns"),
+        (0, 0) if all < 1_000_000 => {
+            let part = fraction(all % 1_000, 3);
+            format!("{sign}{}{part}\u{b5}s", all / 1_000)
+        }
+        (0, 0) if all < SECOND => {
+            let part = fraction(all % 1_000_000, 6);
+            format!("{sign}{}{part}ms", all / 1_000_000)
+        }
+        (0, 0) => format!("{sign}{seconds}{}s", fraction(rest, 9)),
+        (0, _) => format!("{sign}{minutes}m{seconds}{}s", fraction(rest, 9)),
+        (_, _) => format!("{sign}{hours}h{minutes}m{seconds}{}s", fraction(rest, 9)),
     }
 }
 
@@ -109,6 +120,11 @@ mod tests {
             (".5m", "30s"),
             ("0", "0s"),
             ("90s", "1m30s"),
+            ("-500ms", "-500ms"),
+            ("-1500us", "-1.5ms"),
+            ("1002ns", "1.002\u{b5}s"),
+            ("-7ns", "-7ns"),
+            ("0.25s", "250ms"),
         ] {
             assert_eq!(to_text(parse(text).unwrap()), written);
         }

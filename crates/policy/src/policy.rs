@@ -25,6 +25,9 @@ pub struct Policy {
     pub(crate) is_set: bool,
     pub(crate) groups: BTreeMap<String, BTreeSet<UserSelector>>,
     pub(crate) tag_owners: BTreeMap<Tag, Vec<TagOwner>>,
+    /// What `hosts` and `ipsets` name, the latter with their `ipset:`. Rules hold the addresses;
+    /// this is for people who ask by name.
+    pub(crate) named: BTreeMap<String, AddressSet>,
     /// In the order in which they count: grants, then ACLs.
     pub(crate) rules: Vec<Rule>,
     pub(crate) approvers: Approvers,
@@ -89,6 +92,8 @@ pub(crate) struct Expectation {
     /// Why it fails whatever the rules are.
     pub(crate) problem: Option<String>,
     pub(crate) source: Option<Source>,
+    /// The source as it was written.
+    pub(crate) source_text: String,
     pub(crate) protocol: Option<IpProtocol>,
     /// What the device in the test reports.
     pub(crate) posture: Posture,
@@ -271,6 +276,13 @@ impl Policy {
         }
         let mut routes = self.approvers.routes.iter();
         routes.any(|(prefix, who)| prefix.contains(route) && who.iter().any(selects))
+    }
+
+    /// The addresses that `hosts` gives a name, or that the set `ipset:NAME` has.
+    #[must_use]
+    pub fn addresses_of(&self, name: &str) -> Option<&AddressSet> {
+        let host = name.strip_prefix("host:").unwrap_or(name);
+        self.named.get(host)
     }
 
     /// Whether a user is among the members of a group; nobody is of one that the policy does not

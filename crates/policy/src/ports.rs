@@ -72,20 +72,24 @@ pub(crate) fn merge_ports(mut ports: Vec<PortRange>) -> Vec<PortRange> {
 }
 
 /// Protocol names and their IANA numbers.
-const PROTOCOLS: [(&str, u8); 14] = [
+const PROTOCOLS: [(&str, u8); 18] = [
     ("ah", 51),
+    ("dccp", 33),
     ("egp", 8),
     ("esp", 50),
     ("fc", 133),
     ("gre", 47),
     ("icmp", 1),
+    ("icmpv4", 1),
     ("igmp", 2),
     ("igp", 9),
     ("ip-in-ip", 4),
     ("ipv4", 4),
     ("ipv6-icmp", 58),
+    ("icmpv6", 58),
     ("sctp", 132),
     ("tcp", 6),
+    ("tsmp", 99),
     ("udp", 17),
 ];
 

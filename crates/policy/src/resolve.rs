@@ -88,6 +88,9 @@ pub(crate) fn resolve<'l>(
     resolver.ssh(document.ssh);
     resolver.tests(document.tests);
     resolver.ssh_tests(document.ssh_tests);
+    let hosts = resolver.hosts.into_iter();
+    let hosts = hosts.map(|(name, prefix)| (name, AddressSet::from_iter([prefix])));
+    resolver.policy.named = hosts.chain(resolver.ip_sets).collect();
     resolver.policy
 }
 

@@ -6,7 +6,7 @@
 //! | `alice@` | the untagged nodes of the user with the name `alice` |
 //! | `group:x` | the untagged nodes of its members |
 //! | `tag:x` | the nodes that carry the tag |
-//! | `autogroup:member`, `autogroup:tagged` | all untagged nodes, all tagged nodes |
+//! | `autogroup:member`, `autogroup:tagged` | all untagged nodes, all tagged nodes; `autogroup:members` is an older name |
 //! | `user:*@example.com` | all untagged nodes of users with an e-mail address of this domain |
 //! | a name of `hosts`, an address, a prefix, a range `first-last` | exactly these addresses |
 //! | `ipset:x` | the addresses that the set's entries add and do not remove |

@@ -43,6 +43,15 @@ fn failed(finding: &Diagnostic, why: &str) -> Diagnostic {
     }
 }
 
+/// A test's source as it was written; where that stands for several addresses, also which of them
+/// it is.
+fn sender(written: &str, address: AddressRange, of: usize) -> String {
+    match of {
+        0 | 1 => format!("{written:?}"),
+        _ => format!("{written:?} ({address})"),
+    }
+}
+
 /// Answers tests from the rules before they are cut down to nodes. `via` rules and
 /// `autogroup:self`, which depend on nodes, allow nothing in a test.
 struct Verifier<'a> {
@@ -130,14 +139,16 @@ impl<'a> Verifier<'a> {
         });
         match (probe.accept, stopped) {
             (true, Some(source)) => Some(format!(
-                "{:?} must be allowed, but nothing allows it from {source}",
-                probe.text
+                "{:?} must be allowed, but nothing allows it from {}",
+                probe.text,
+                sender(&test.source_text, source, sources.len())
             )),
             (false, None) => {
                 let first = *sources.first()?;
                 let by = self.allows(test, probe.port, first, &goal)?;
+                let source = sender(&test.source_text, first, sources.len());
                 Some(format!(
-                    "{:?} must not be allowed, but {by} allows it",
+                    "{:?} must not be allowed, but {by} allows it from {source}",
                     probe.text
                 ))
             }

@@ -126,6 +126,70 @@ fn own_devices_are_those_of_one_user() {
 }
 
 #[test]
+fn via_leads_to_no_device() {
+    let policy = policy(
+        r#""grants": [{"src": ["autogroup:member"], "dst": ["autogroup:self", "tag:server", "*"],
+                       "ip": ["*"], "via": ["tag:east"]}]"#,
+    );
+    let said: Vec<_> = policy
+        .own_warnings()
+        .iter()
+        .map(|one| &one.message)
+        .collect();
+    assert_eq!(
+        said,
+        [
+            "\"autogroup:self\": via leads to no device: it allows nothing",
+            "\"tag:server\": via leads to no device: it allows nothing",
+            "\"*\": via leads to no device: it allows nothing",
+        ]
+    );
+    let compiled = compile(&policy, &directory());
+    assert_eq!(filters(&compiled), "");
+    assert!((1..=7).all(|id| peers(&compiled, NodeId(id)).is_empty()));
+}
+
+#[test]
+fn older_spellings_mean_the_same() {
+    let rows = |sections: &str| {
+        let compiled = compiled(sections);
+        (filters(&compiled), peers(&compiled, SERVER))
+    };
+    let today = rows(
+        r#""acls": [{"action": "accept", "src": ["autogroup:member"], "dst": ["tag:server:22"], "proto": "ipv6-icmp"}],
+           "tests": [{"src": "bob@example.com", "deny": ["tag:server:22"]}]"#,
+    );
+    let older = rows(
+        r#""ACLs": [{"Action": "accept", "Users": ["autogroup:members"], "Ports": ["tag:server:22"], "Proto": "icmpv6"}],
+           "Tests": [{"User": "bob@example.com", "Deny": ["tag:server:22"]}]"#,
+    );
+    assert_eq!(older, today);
+    // What is null is not there.
+    let with_nulls = rows(
+        r#""acls": [{"action": "accept", "src": ["autogroup:member"], "dst": ["tag:server:22"], "proto": "58", "srcPosture": null},
+                    {"action": "accept", "src": null, "dst": ["*:*"], "proto": null},
+                    {"action": "accept", "src": ["*"]}],
+           "grants": [{"src": ["*"], "dst": null, "ip": ["*"], "app": null, "via": null}],
+           "autoApprovers": {"routes": {"10.0.0.0/8": null}, "exitNode": null}, "ssh": null, "tests": null"#,
+    );
+    assert_eq!(with_nulls, today);
+}
+
+#[test]
+fn names_of_addresses_can_be_asked_for() {
+    let policy = policy(r#""acls": [], "ipsets": {"ipset:a": ["office", "remove 10.20.0.0/25"]}"#);
+    let asked = |name: &str| {
+        policy
+            .addresses_of(name)
+            .map(|set| format!("{:?}", set.ranges()))
+    };
+    assert_eq!(asked("office").as_deref(), Some("[10.20.0.0/24]"));
+    assert_eq!(asked("host:office"), asked("office"));
+    assert_eq!(asked("ipset:a").as_deref(), Some("[10.20.0.128/25]"));
+    assert_eq!(asked("nothing"), None);
+}
+
+#[test]
 fn via_steers_to_the_nodes_of_a_tag() {
     let steered = compiled(
         r#""grants": [{"src": ["alice@example.com"], "dst": ["8.8.8.8"], "ip": ["tcp:443"], "via": ["tag:east"]},
@@ -319,15 +383,19 @@ fn tests_say_what_fails_and_why() {
     for (test, why) in [
         (
             r#"{"src": "tag:exit", "accept": ["tag:server:443"]}"#,
-            r#""tag:server:443" must be allowed, but nothing allows it from 100.64.0.7"#,
+            r#""tag:server:443" must be allowed, but nothing allows it from "tag:exit" (100.64.0.7)"#,
         ),
         (
             r#"{"src": "bob@example.com", "deny": ["tag:server:443"]}"#,
-            r#""tag:server:443" must not be allowed, but acls[0], line 5 allows it"#,
+            r#""tag:server:443" must not be allowed, but acls[0], line 5 allows it from "bob@example.com" (100.64.0.3)"#,
         ),
         (
             r#"{"src": "bob@example.com", "proto": "udp", "accept": ["tag:server:443"]}"#,
-            r#""tag:server:443" must be allowed, but nothing allows it from 100.64.0.3"#,
+            r#""tag:server:443" must be allowed, but nothing allows it from "bob@example.com" (100.64.0.3)"#,
+        ),
+        (
+            r#"{"src": "10.9.8.7", "accept": ["tag:server:443"]}"#,
+            r#""tag:server:443" must be allowed, but nothing allows it from "10.9.8.7""#,
         ),
         (
             r#"{"src": "carol@example.com", "accept": ["tag:server:443"]}"#,

@@ -2,9 +2,10 @@
 
 use super::policy::stored;
 use crate::{Coordinator, api, refusal::Refusal, snapshot};
+use ipnet::IpNet;
 use std::{collections::BTreeMap, net::IpAddr};
 use weir_netmap::{Network, NetworkState, Node};
-use weir_overlay::{NodeId, NodeName, Tag};
+use weir_overlay::{AddressRange, AddressSet, NodeId, NodeName, Tag};
 use weir_policy::{CompiledPolicy, Packet, Policy};
 use weir_protocol::{ErrorCode, IpProtocol};
 
@@ -17,6 +18,8 @@ enum Party<'a> {
     Node(&'a Node),
     /// An address, and the node that has it.
     Address(IpAddr, Option<&'a Node>),
+    /// Several addresses, of which the first is asked about.
+    Range(AddressRange),
 }
 
 /// What the policy in force says of a connection, for each pair of addresses that the question is
@@ -71,16 +74,18 @@ pub(crate) async fn explain_policy(
 }
 
 /// Whom a text stands for: a node by its name, an address, all nodes with a tag, all of a user or
-/// of a group's members.
+/// of a group's members, what the policy's `hosts` and `ipsets` name, or a prefix or range.
 fn parties<'a>(
     state: &'a NetworkState,
     policy: &Policy,
     text: &str,
 ) -> Result<Vec<Party<'a>>, Refusal> {
-    if let Ok(address) = text.parse::<IpAddr>() {
+    let owner = |address: IpAddr| {
         let mut nodes = state.nodes.values();
-        let owner = nodes.find(|node| node.addresses.contains(&address));
-        return Ok(vec![Party::Address(address, owner)]);
+        nodes.find(|node| node.addresses.contains(&address))
+    };
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(vec![Party::Address(address, owner(address))]);
     }
     let nodes = |wanted: &dyn Fn(&Node) -> bool| -> Vec<Party<'a>> {
         let nodes = state.nodes.values().filter(|node| wanted(node));
@@ -113,6 +118,19 @@ fn parties<'a>(
     if !named.is_empty() {
         return Ok(named);
     }
+    let written = text.parse::<IpNet>().map(AddressRange::from);
+    let written = written.or_else(|_| text.parse::<AddressRange>());
+    let written = written.map(|range| AddressSet::from_iter([range]));
+    if let Some(named) = policy.addresses_of(text).or(written.as_ref().ok()) {
+        let parties = named.ranges().iter().map(|range| match range.single() {
+            Some(address) => Party::Address(address, owner(address)),
+            None => Party::Range(*range),
+        });
+        return match named.is_empty() {
+            true => not_found(format!("{text} has no addresses")),
+            false => Ok(parties.collect()),
+        };
+    }
     let name = text.strip_suffix('@').unwrap_or(text);
     let user = state
         .users
@@ -120,8 +138,8 @@ fn parties<'a>(
         .find(|user| user.name.eq_ignore_ascii_case(name));
     let Some(user) = user else {
         return not_found(format!(
-            "{text} is no node, user, group, tag or address here: see coordinator nodes list and \
-             coordinator users list"
+            "{text} is no node, user, group, tag, host, set or address here: see coordinator nodes \
+             list, coordinator users list and coordinator policy get"
         ));
     };
     let owned = nodes(&|node| node.tags.is_empty() && node.user == Some(user.id));
@@ -155,6 +173,7 @@ impl Party<'_> {
         let node = match self {
             Self::Node(node) => Some(*node),
             Self::Address(_, node) => *node,
+            Self::Range(_) => None,
         };
         let has = |address: &IpAddr| {
             let lost = node.is_some_and(|node| policy.is_without_ipv4(node.id));
@@ -163,10 +182,16 @@ impl Party<'_> {
         let address = match self {
             Self::Node(node) => node.addresses.iter().copied().find(has)?,
             Self::Address(address, _) => Some(*address).filter(has)?,
+            Self::Range(range) => Some(range.first()).filter(has)?,
+        };
+        let first_of = match self {
+            Self::Node(_) | Self::Address(..) => None,
+            Self::Range(range) => Some(range.to_string()),
         };
         Some(api::End {
             node: node.map(|node| node.name.clone()),
             address,
+            first_of,
         })
     }
 }

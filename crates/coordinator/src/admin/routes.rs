@@ -67,22 +67,24 @@ pub(crate) async fn list_routes(coordinator: &Coordinator) -> Result<Vec<api::Ro
         .collect())
 }
 
-/// Approves or rejects routes that a node advertises, all of them or none. When this returns, the
-/// maps of all nodes say so.
+/// Approves or rejects routes that a node advertises, all of them or none; without a decision,
+/// takes back what was decided, so that the policy decides again, or nobody has. When this
+/// returns, the maps of all nodes say so.
 ///
 /// # Errors
-/// [`Refusal`], when the node does not advertise one of them.
+/// [`Refusal`], when the node does not advertise one of them. A decision that outlived its route
+/// can still be taken back.
 pub(crate) async fn decide_routes(
     coordinator: &Coordinator,
     actor: &Actor,
     node: &str,
     prefixes: &BTreeSet<IpNet>,
-    decision: Decision,
+    decision: Option<Decision>,
 ) -> Result<Vec<api::Route>, Refusal> {
     let mut tx = coordinator.store.write().await?;
     let row = find_node(&mut tx, node).await?;
     let known = tx.routes_of(row.id).await?;
-    check_advertised(&row, &known, prefixes)?;
+    check_advertised(&row, &known, prefixes, decision)?;
     let before: BTreeMap<_, _> = known
         .iter()
         .filter(|route| prefixes.contains(&route.prefix))
@@ -95,8 +97,9 @@ pub(crate) async fn decide_routes(
         at: now(),
         actor,
         action: match decision {
-            Decision::Approved => "routes.approve",
-            Decision::Rejected => "routes.reject",
+            Some(Decision::Approved) => "routes.approve",
+            Some(Decision::Rejected) => "routes.reject",
+            None => "routes.reset",
         },
         subject: enrolment::subject(row.id, &row.name),
     };
@@ -121,6 +124,7 @@ fn check_advertised(
     node: &NodeRow,
     routes: &[RouteRow],
     prefixes: &BTreeSet<IpNet>,
+    decision: Option<Decision>,
 ) -> Result<(), Refusal> {
     if prefixes.is_empty() {
         return Err(Refusal::new(
@@ -137,7 +141,12 @@ fn check_advertised(
         let texts: Vec<_> = prefixes.iter().map(ToString::to_string).collect();
         texts.join(", ")
     };
-    let missing: Vec<_> = prefixes.difference(&advertised).collect();
+    let is_decided = |prefix: &IpNet| {
+        let mut routes = routes.iter();
+        decision.is_none() && routes.any(|known| known.prefix == *prefix)
+    };
+    let missing = prefixes.difference(&advertised);
+    let missing: Vec<_> = missing.filter(|prefix| !is_decided(prefix)).collect();
     if missing.is_empty() {
         return Ok(());
     }

@@ -170,6 +170,10 @@ pub struct End {
     pub node: Option<NodeName>,
     /// The address.
     pub address: IpAddr,
+    /// The prefix or range that the address is the first of, when the question was about more than
+    /// one address: the answer is for this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_of: Option<String>,
 }
 
 /// The answer to [`ExplainPolicy`], one for each pair of addresses that the two texts stand for.

@@ -74,11 +74,12 @@ pub(super) enum Policy {
     },
     /// Say which rule allows a connection, or why none does and which comes closest
     #[command(
-        after_help = "SOURCE and DESTINATION are a node's name, an address, a user, a group or \
-        a tag.\n\n\
+        after_help = "SOURCE and DESTINATION are a node's name, an address, a user, a group, a \
+        tag,\na name of the policy's hosts or ipsets, a prefix or a range.\n\n\
         Examples:\n  \
         coordinator policy explain laptop 8.8.8.8:443\n  \
         coordinator policy explain alice@example.com tag:relay:22\n  \
+        coordinator policy explain group:finance bank:443\n  \
         coordinator policy explain fd77:6569:7200::3 [2001:db8::1]:53 --protocol udp\n  \
         coordinator policy explain laptop relay --protocol icmp"
     )]

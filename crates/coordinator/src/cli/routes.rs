@@ -12,7 +12,8 @@ use weir_protocol::RouteState;
     coordinator routes list\n  \
     coordinator routes approve relay 8.8.8.8,8.8.4.4\n  \
     coordinator routes approve office-gw 10.20.0.0/24\n  \
-    coordinator routes reject relay 0.0.0.0/0 ::/0")]
+    coordinator routes reject relay 0.0.0.0/0 ::/0\n  \
+    coordinator routes reset relay 8.8.4.4")]
 pub(super) enum Routes {
     /// List the advertised routes and what has become of each
     List,
@@ -20,6 +21,11 @@ pub(super) enum Routes {
     Approve(Decide),
     /// Reject routes that a node advertises: traffic stops taking them at once
     Reject(Decide),
+    /// Take back what was approved or rejected, as if nobody had decided
+    ///
+    /// The policy's autoApprovers decide about these routes again; a route that they do not approve
+    /// awaits approval. Also for routes that the node does not advertise any more.
+    Reset(Decide),
 }
 
 #[derive(Debug, Args)]
@@ -49,6 +55,11 @@ impl Routes {
             Self::List => list(session).await,
             Self::Approve(decide) => decide.run(session, "approve", "approved").await,
             Self::Reject(decide) => decide.run(session, "reject", "rejected").await,
+            Self::Reset(decide) => {
+                decide
+                    .run(session, "reset", "nothing is decided about")
+                    .await
+            }
         }
     }
 }
@@ -68,8 +79,18 @@ impl Decide {
         if session.json {
             return output::json(&routes);
         }
-        for route in routes {
+        for prefix in &request.prefixes {
+            let Some(route) = routes.iter().find(|route| route.prefix == *prefix) else {
+                let node = &self.node;
+                let gone = "it is not advertised";
+                output::line(&format!("{done} {prefix} of {node}: {gone}"))?;
+                continue;
+            };
+            let by_policy = route.approved_by == Some(Approver::Policy);
             let now = match route.state {
+                RouteState::Serving if by_policy => {
+                    "the policy approves it: traffic that it allows takes it now"
+                }
                 RouteState::Serving => "traffic that the policy allows takes it now",
                 RouteState::Standby => "another relay is primary for it; this one stands by",
                 RouteState::Rejected => "no traffic takes it",

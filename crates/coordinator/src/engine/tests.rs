@@ -67,7 +67,7 @@ async fn relay(store: &Store, number: u8, ephemeral: bool) -> NodeId {
         .await
         .unwrap();
     let mut tx = store.write().await.unwrap();
-    tx.set_decision(joined.node_id, &service(), Decision::Approved, NOW)
+    tx.set_decision(joined.node_id, &service(), Some(Decision::Approved), NOW)
         .await
         .unwrap();
     tx.commit().await.unwrap();

@@ -47,6 +47,7 @@ pub(super) fn router(coordinator: Arc<Coordinator>) -> Router {
         .route("/nodes/{node}/tags", put(tag_node))
         .route("/nodes/{node}/routes/approve", post(approve_routes))
         .route("/nodes/{node}/routes/reject", post(reject_routes))
+        .route("/nodes/{node}/routes/reset", post(reset_routes))
         .route("/routes", get(list_routes))
         .merge(audit::router())
         .merge(backup::router())
@@ -201,7 +202,7 @@ async fn approve_routes(
     Path(node): Path<String>,
     Body(request): Body<api::DecideRoutes>,
 ) -> Answer<Vec<api::Route>> {
-    let (prefixes, decision) = (&request.prefixes, Decision::Approved);
+    let (prefixes, decision) = (&request.prefixes, Some(Decision::Approved));
     admin::decide_routes(&coordinator, &actor, &node, prefixes, decision)
         .await
         .map(Json)
@@ -213,8 +214,19 @@ async fn reject_routes(
     Path(node): Path<String>,
     Body(request): Body<api::DecideRoutes>,
 ) -> Answer<Vec<api::Route>> {
-    let (prefixes, decision) = (&request.prefixes, Decision::Rejected);
+    let (prefixes, decision) = (&request.prefixes, Some(Decision::Rejected));
     admin::decide_routes(&coordinator, &actor, &node, prefixes, decision)
+        .await
+        .map(Json)
+}
+
+async fn reset_routes(
+    State(coordinator): Shared,
+    Admin(actor): Admin,
+    Path(node): Path<String>,
+    Body(request): Body<api::DecideRoutes>,
+) -> Answer<Vec<api::Route>> {
+    admin::decide_routes(&coordinator, &actor, &node, &request.prefixes, None)
         .await
         .map(Json)
 }

@@ -105,16 +105,22 @@ impl Tx {
                 prefix.to_string()
             )?;
         }
+        self.forget_routes(node).await
+    }
+
+    /// Deletes the routes of a node that it does not advertise and that nobody decided about.
+    async fn forget_routes(&mut self, node: NodeId) -> Result<(), StoreError> {
         execute!(
             self,
-            doing,
+            "forget routes that nobody advertises",
             "DELETE FROM routes WHERE node_id = $1 AND NOT advertised AND decision IS NULL",
             signed(node.0)
         )?;
         Ok(())
     }
 
-    /// Stores what an admin says about a route that a node advertises.
+    /// Stores what an admin says about a route that a node advertises or once did; `None` takes
+    /// back what was said.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -122,7 +128,7 @@ impl Tx {
         &mut self,
         node: NodeId,
         prefix: &IpNet,
-        decision: Decision,
+        decision: Option<Decision>,
         now: i64,
     ) -> Result<(), StoreError> {
         self.network_changed = true;
@@ -130,12 +136,12 @@ impl Tx {
             self,
             "store a decision about a route",
             "UPDATE routes SET decision = $1, decided_at = $2 WHERE node_id = $3 AND prefix = $4",
-            decision.as_str(),
-            now,
+            decision.map(Decision::as_str),
+            decision.map(|_| now),
             signed(node.0),
             prefix.to_string()
         )?;
-        Ok(())
+        self.forget_routes(node).await
     }
 }
 

@@ -105,8 +105,8 @@ async fn a_policy_that_fails_its_own_tests_changes_nothing() {
         "the policy does not pass its own tests, and nothing was changed",
         "error: test(s) failed",
         "broken.hujson:5:",
-        "\"bank:443\" must be allowed, but nothing allows it from 100.64.0.1",
-        "\"bank:22\" must not be allowed, but acls[0], line 4 allows it",
+        "\"bank:443\" must be allowed, but nothing allows it from \"alice@\" (100.64.0.1)",
+        "\"bank:22\" must not be allowed, but acls[0], line 4 allows it from \"alice@\" (100.64.0.1)",
     ] {
         assert!(said.contains(part), "{part:?} is not in: {said}");
     }

@@ -75,6 +75,53 @@ async fn the_rule_that_allows_is_named_and_quoted() {
 }
 
 #[tokio::test]
+async fn names_of_addresses_are_known() {
+    let server = network().await;
+    let named = BANK.replacen(
+        '{',
+        "{\"hosts\": {\"bank\": \"8.8.8.8\", \"lab\": \"10.1.0.0/16\", \"me\": \"100.64.0.2\"}, \
+         \"ipsets\": {\"ipset:rest\": [\"lab\", \"remove 10.1.0.0/17\", \"bank\"]},",
+        1,
+    );
+    server.set_policy(&named).await;
+    for (source, destination, beginning) in [
+        (
+            "me",
+            "bank:443",
+            "allowed: laptop (100.64.0.2) to 8.8.8.8 port 443, tcp",
+        ),
+        (
+            "laptop",
+            "lab:443",
+            "denied: laptop (100.64.0.2) to 10.1.0.0 (the first of 10.1.0.0/16) port 443, tcp",
+        ),
+        (
+            "10.1.0.0/24",
+            "host:bank:443",
+            "denied: 10.1.0.0 (the first of 10.1.0.0/24) to 8.8.8.8 port 443, tcp",
+        ),
+        (
+            "laptop",
+            "10.1.0.9-10.1.0.11:443",
+            "denied: laptop (100.64.0.2) to 10.1.0.9 (the first of 10.1.0.9-10.1.0.11) port 443, tcp",
+        ),
+    ] {
+        let text = said(&server, &["explain", source, destination]).await;
+        assert!(
+            text.starts_with(beginning),
+            "{beginning:?} does not begin: {text}"
+        );
+    }
+    let of_set = server
+        .json(&["policy", "explain", "laptop", "ipset:rest:443"])
+        .await;
+    assert_eq!(of_set[0]["destination"]["address"], "8.8.8.8");
+    assert_eq!(of_set[0]["allowed"], true);
+    assert_eq!(of_set[1]["destination"]["first_of"], "10.1.128.0/17");
+    assert_eq!(of_set[1]["allowed"], false);
+}
+
+#[tokio::test]
 async fn what_nothing_allows_is_answered_with_the_closest_rule() {
     let server = network().await;
     for (arguments, part) in [
@@ -99,7 +146,7 @@ async fn what_nothing_allows_is_answered_with_the_closest_rule() {
     for (arguments, part) in [
         (
             ["nobody", "8.8.8.8:443"],
-            "is no node, user, group, tag or address here",
+            "is no node, user, group, tag, host, set or address here",
         ),
         (["tag:none", "8.8.8.8:443"], "no node carries tag:none"),
         (["laptop", "8.8.8.8"], "names no port"),

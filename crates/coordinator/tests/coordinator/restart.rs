@@ -128,6 +128,7 @@ async fn every_change_is_in_the_audit_log() {
     server.set_policy(ALLOW_ALL).await;
     server.set_policy(r#"{"acls": []}"#).await;
     server.json(&["policy", "rollback", "1"]).await;
+    server.json(&["routes", "reset", "relay", "8.8.8.8"]).await;
     let directory = server.stop().await;
     let database = directory.path().join("state/coordinator.db");
     let mut connection = SqliteConnection::connect(&format!("sqlite://{}", database.display()))
@@ -147,9 +148,11 @@ async fn every_change_is_in_the_audit_log() {
         "policy.set",
         "policy.set",
         "policy.rollback",
+        "routes.reset",
     ];
     assert_eq!(actions, expected);
     assert!(rows[0].1.starts_with("local admin uid "), "{}", rows[0].1);
     assert!(rows[2].1.starts_with("auth key "), "{}", rows[2].1);
     assert_eq!(rows[3].2.as_deref(), Some(r#"{"8.8.8.8/32":"approved"}"#));
+    assert_eq!(rows[7].2.as_deref(), Some(r#"{"8.8.8.8/32":null}"#));
 }

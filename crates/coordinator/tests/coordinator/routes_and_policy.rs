@@ -90,6 +90,49 @@ async fn a_route_is_used_from_its_approval_to_its_withdrawal() {
 }
 
 #[tokio::test]
+async fn a_decision_can_be_taken_back() {
+    let server = TestServer::start().await;
+    let mut relay = Agent::new(&server, "relay").advertising("8.8.8.8, 8.8.4.4");
+    let key = server.key_with(&["--tags", "tag:relay"]).await;
+    relay.join(&key).await.unwrap();
+    let policy = r#"{"acls": [], "tagOwners": {"tag:relay": []},
+                     "autoApprovers": {"routes": {"8.8.8.8": ["tag:relay"]}}}"#;
+    server.set_policy(policy).await;
+    let both = ["relay", "8.8.8.8", "8.8.4.4"];
+    server
+        .json(&[&["routes", "reject"], &both[..]].concat())
+        .await;
+    // The policy decides about the one again, nobody about the other.
+    let done = server
+        .json(&[&["routes", "reset"], &both[..]].concat())
+        .await;
+    assert_eq!(done[0]["prefix"], "8.8.4.4/32");
+    assert_eq!(done[0]["state"], "awaiting-approval");
+    assert_eq!(done[1]["state"], "serving");
+    assert_eq!(done[1]["approved_by"], "policy");
+
+    // What was decided about a route that is gone can be taken back, too, but once.
+    server
+        .json(&["routes", "approve", "relay", "8.8.4.4"])
+        .await;
+    relay.host.advertised_routes = [net("8.8.8.8/32")].into();
+    relay.update().await.unwrap();
+    let output = server.run(&["routes", "reset", "relay", "8.8.4.4"]).await;
+    assert_eq!(
+        String::from_utf8(output.stdout).unwrap(),
+        "nothing is decided about 8.8.4.4/32 of relay: it is not advertised\n"
+    );
+    let text = server
+        .refused(&["routes", "reset", "relay", "8.8.4.4"])
+        .await;
+    assert!(text.contains("does not advertise 8.8.4.4/32"), "{text}");
+    relay.host.advertised_routes = [net("8.8.4.4/32")].into();
+    relay.update().await.unwrap();
+    let routes = server.json(&["routes", "list"]).await;
+    assert_eq!(routes[0]["state"], "awaiting-approval");
+}
+
+#[tokio::test]
 async fn only_what_is_advertised_can_be_approved() {
     let server = TestServer::start().await;
     let relay = Agent::new(&server, "relay").advertising("8.8.8.8");

@@ -302,7 +302,7 @@ async fn decisions_outlive_a_withdrawal(at: Opened) {
     change!(store, |tx| tx.set_decision(
         id,
         &prefix(),
-        Decision::Approved,
+        Some(Decision::Approved),
         NOW
     ));
     change!(store, |tx| tx.set_advertised(id, &BTreeSet::new()));

@@ -1,6 +1,6 @@
 //! The sections beside the rules: approvers, tests, SSH, node attributes.
 
-use super::reader::{array, fields, lists, text, text_or_null, texts, texts_or_null};
+use super::reader::{array, fields, fields_or_older, lists, text, texts};
 use crate::{
     diagnostics::{Findings, Span},
     syntax::{Spanned, Text, Value},
@@ -75,6 +75,7 @@ pub(super) fn auto_approvers(value: Spanned<Value>, findings: &mut Findings<'_>)
 
 pub(super) fn tests(value: Spanned<Value>, findings: &mut Findings<'_>) -> Vec<Test> {
     const FIELDS: [&str; 6] = ["accept", "allow", "deny", "proto", "src", "srcPostureAttrs"];
+    const OLDER: [(&str, &str); 1] = [("user", "src")];
     let entries = array(value, "tests", findings).into_iter().enumerate();
     let test = |(index, entry): (usize, Spanned<Value>)| {
         let what = format!("tests[{index}]");
@@ -86,15 +87,15 @@ pub(super) fn tests(value: Spanned<Value>, findings: &mut Findings<'_>) -> Vec<T
             protocol: None,
             posture: Vec::new(),
         };
-        fields(entry, &what, &FIELDS, findings, |key, value, findings| {
+        let take = |key: &str, value, findings: &mut Findings<'_>| {
             let what = format!("{what}.{key}");
             match key {
                 "src" => test.source = text(value, &what, findings),
                 "proto" => test.protocol = text(value, &what, findings),
                 "accept" | "allow" => {
-                    test.accept.extend(texts_or_null(value, &what, findings));
+                    test.accept.extend(texts(value, &what, findings));
                 }
-                "deny" => test.deny = texts_or_null(value, &what, findings),
+                "deny" => test.deny = texts(value, &what, findings),
                 "srcPostureAttrs" => {
                     let attributes = super::reader::object(value, &what, findings);
                     for property in attributes.unwrap_or_default() {
@@ -107,7 +108,8 @@ pub(super) fn tests(value: Spanned<Value>, findings: &mut Findings<'_>) -> Vec<T
                 _ => return false,
             }
             true
-        });
+        };
+        fields_or_older(entry, &what, &FIELDS, &OLDER, findings, take);
         test
     };
     entries.map(test).collect()
@@ -141,15 +143,15 @@ pub(super) fn ssh(value: Spanned<Value>, findings: &mut Findings<'_>) -> Vec<Ssh
         fields(entry, &what, &FIELDS, findings, |key, value, findings| {
             let what = format!("{what}.{key}");
             match key {
-                "action" => rule.action = text_or_null(value, &what, findings),
-                "checkPeriod" => rule.check_period = text_or_null(value, &what, findings),
-                "src" => rule.sources = texts_or_null(value, &what, findings),
-                "dst" => rule.destinations = texts_or_null(value, &what, findings),
-                "users" => rule.users = texts_or_null(value, &what, findings),
-                "acceptEnv" => rule.accept_env = texts_or_null(value, &what, findings),
-                "srcPosture" => rule.postures = texts_or_null(value, &what, findings),
+                "action" => rule.action = text(value, &what, findings),
+                "checkPeriod" => rule.check_period = text(value, &what, findings),
+                "src" => rule.sources = texts(value, &what, findings),
+                "dst" => rule.destinations = texts(value, &what, findings),
+                "users" => rule.users = texts(value, &what, findings),
+                "acceptEnv" => rule.accept_env = texts(value, &what, findings),
+                "srcPosture" => rule.postures = texts(value, &what, findings),
                 // Where sessions are recorded: nothing that Weir could check.
-                "recorder" => drop(texts_or_null(value, &what, findings)),
+                "recorder" => drop(texts(value, &what, findings)),
                 "enforceRecorder" => {
                     super::reader::boolean(&value, &what, findings);
                 }
@@ -178,11 +180,11 @@ pub(super) fn ssh_tests(value: Spanned<Value>, findings: &mut Findings<'_>) -> V
         fields(entry, &what, &FIELDS, findings, |key, value, findings| {
             let what = format!("{what}.{key}");
             match key {
-                "src" => test.source = text_or_null(value, &what, findings),
-                "dst" => test.destinations = texts_or_null(value, &what, findings),
-                "accept" => test.accept = texts_or_null(value, &what, findings),
-                "deny" => test.deny = texts_or_null(value, &what, findings),
-                "check" => test.check = texts_or_null(value, &what, findings),
+                "src" => test.source = text(value, &what, findings),
+                "dst" => test.destinations = texts(value, &what, findings),
+                "accept" => test.accept = texts(value, &what, findings),
+                "deny" => test.deny = texts(value, &what, findings),
+                "check" => test.check = texts(value, &what, findings),
                 _ => return false,
             }
             true
@@ -208,9 +210,9 @@ pub(super) fn node_attributes(
         fields(entry, &what, &FIELDS, findings, |key, value, findings| {
             let what = format!("{what}.{key}");
             match key {
-                "target" => attributes.targets = texts_or_null(value, &what, findings),
-                "attr" => attributes.attributes = texts_or_null(value, &what, findings),
-                "ipPool" => attributes.pools = texts_or_null(value, &what, findings),
+                "target" => attributes.targets = texts(value, &what, findings),
+                "attr" => attributes.attributes = texts(value, &what, findings),
+                "ipPool" => attributes.pools = texts(value, &what, findings),
                 // Settings of applications: theirs to understand.
                 "app" => drop(super::reader::object(value, &what, findings)),
                 _ => return false,

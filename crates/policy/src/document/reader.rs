@@ -5,21 +5,77 @@ use crate::{
     suggest::did_you_mean,
     syntax::{Property, Spanned, Text, Value},
 };
+use std::collections::BTreeSet;
 
 /// Goes through the fields of an object. `take` says whether it knows a field; one that it does
-/// not know is a finding, with the nearest of `known` as advice.
+/// not know is a finding, with the nearest of `known` as advice. Null is what such files also write
+/// for a field that is not there.
 pub(super) fn fields<'f>(
     entry: Spanned<Value>,
     what: &str,
-    known: &[&str],
+    known: &[&'static str],
+    findings: &mut Findings<'f>,
+    take: impl FnMut(&str, Spanned<Value>, &mut Findings<'f>) -> bool,
+) {
+    fields_or_older(entry, what, known, &[], findings, take);
+}
+
+/// Like [`fields`], with older names of fields, each with today's.
+pub(super) fn fields_or_older<'f>(
+    entry: Spanned<Value>,
+    what: &str,
+    known: &[&'static str],
+    older: &[(&str, &'static str)],
     findings: &mut Findings<'f>,
     mut take: impl FnMut(&str, Spanned<Value>, &mut Findings<'f>) -> bool,
 ) {
+    let mut seen = BTreeSet::new();
     for Property { key, value } in object(entry, what, findings).unwrap_or_default() {
-        if !take(&key.value, value, findings) {
+        let Some(name) = known_as(&key.value, known, older) else {
+            unknown_field(&key, what, known, findings);
+            continue;
+        };
+        respell(&key, name, findings);
+        if !seen.insert(name) && name != key.value {
+            written_twice(&key, name, findings);
+        }
+        if value.value != Value::Null && !take(name, value, findings) {
             unknown_field(&key, what, known, findings);
         }
     }
+}
+
+/// Today's name for a key: such files do not care for upper and lower case.
+pub(super) fn known_as(
+    key: &str,
+    known: &[&'static str],
+    older: &[(&str, &'static str)],
+) -> Option<&'static str> {
+    let same = |name: &str| name.eq_ignore_ascii_case(key);
+    let exactly = known.iter().find(|name| **name == key);
+    let other = || known.iter().find(|name| same(name));
+    exactly.or_else(other).copied().or_else(|| {
+        let found = older.iter().find(|(name, _)| same(name));
+        found.map(|(_, today)| *today)
+    })
+}
+
+/// Says how a key that is understood is written today.
+pub(super) fn respell(key: &Text, name: &str, findings: &mut Findings<'_>) {
+    if key.value != name {
+        let message = format!("{:?} is read as {name:?}", key.value);
+        findings.warn(&key.span, message, Some(format!("write {name:?}")));
+    }
+}
+
+/// Reports a key that another one with another spelling is meant by, too.
+pub(super) fn written_twice(key: &Text, name: &str, findings: &mut Findings<'_>) {
+    let message = format!("{:?} is {name:?}, which is here already", key.value);
+    findings.error(
+        &key.span,
+        message,
+        Some("put both under one key".to_owned()),
+    );
 }
 
 /// What people write for fields, from older policies or other languages.
@@ -54,7 +110,11 @@ pub(super) fn lists(
         .unwrap_or_default()
         .into_iter()
         .map(|Property { key, value }| {
-            let items = texts(value, &format!("{what}[{:?}]", key.value), findings);
+            let items = if value.value == Value::Null {
+                Vec::new()
+            } else {
+                texts(value, &format!("{what}[{:?}]", key.value), findings)
+            };
             (key, items)
         })
         .collect()
@@ -66,18 +126,6 @@ pub(super) fn texts(value: Spanned<Value>, what: &str, findings: &mut Findings<'
         .enumerate()
         .filter_map(|(index, item)| text(item, &format!("{what}[{index}]"), findings))
         .collect()
-}
-
-/// A list of texts, or null for an empty one.
-pub(super) fn texts_or_null(
-    value: Spanned<Value>,
-    what: &str,
-    findings: &mut Findings<'_>,
-) -> Vec<Text> {
-    if value.value == Value::Null {
-        return Vec::new();
-    }
-    texts(value, what, findings)
 }
 
 pub(super) fn array(
@@ -114,18 +162,6 @@ pub(super) fn text(value: Spanned<Value>, what: &str, findings: &mut Findings<'_
     }
     wrong_kind(&value, what, "a text", findings);
     None
-}
-
-/// A text, or null for none.
-pub(super) fn text_or_null(
-    value: Spanned<Value>,
-    what: &str,
-    findings: &mut Findings<'_>,
-) -> Option<Text> {
-    if value.value == Value::Null {
-        return None;
-    }
-    text(value, what, findings)
 }
 
 pub(super) fn boolean(value: &Spanned<Value>, what: &str, findings: &mut Findings<'_>) -> bool {

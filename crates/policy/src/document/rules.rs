@@ -1,6 +1,6 @@
 //! Entries of `acls` and `grants`.
 
-use super::reader::{array, fields, object, text, texts, wrong_kind};
+use super::reader::{array, fields, fields_or_older, object, start, text, texts, wrong_kind};
 use crate::{
     diagnostics::{Findings, Span},
     syntax::{Property, Spanned, Text, Value},
@@ -50,6 +50,7 @@ pub(super) fn grants(value: Spanned<Value>, findings: &mut Findings<'_>) -> Vec<
 
 fn acl(index: usize, entry: Spanned<Value>, findings: &mut Findings<'_>) -> Acl {
     const FIELDS: [&str; 5] = ["action", "dst", "proto", "src", "srcPosture"];
+    const OLDER: [(&str, &str); 2] = [("ports", "dst"), ("users", "src")];
     let what = format!("acls[{index}]");
     let (span, is_object) = (entry.span.clone(), matches!(entry.value, Value::Object(_)));
     let mut acl = Acl {
@@ -62,7 +63,7 @@ fn acl(index: usize, entry: Spanned<Value>, findings: &mut Findings<'_>) -> Acl 
         postures: Vec::new(),
     };
     let (mut has_src, mut has_dst) = (!is_object, !is_object);
-    fields(entry, &what, &FIELDS, findings, |key, value, findings| {
+    let take = |key: &str, value, findings: &mut Findings<'_>| {
         let what = format!("{what}.{key}");
         match key {
             "action" => acl.action = text(value, &what, findings),
@@ -79,7 +80,8 @@ fn acl(index: usize, entry: Spanned<Value>, findings: &mut Findings<'_>) -> Acl 
             _ => return false,
         }
         true
-    });
+    };
+    fields_or_older(entry, &what, &FIELDS, &OLDER, findings, take);
     missing(&what, &span, has_src, has_dst, findings);
     acl
 }
@@ -137,11 +139,12 @@ fn capabilities(value: Spanned<Value>, what: &str, findings: &mut Findings<'_>) 
         .collect()
 }
 
+/// An entry without one of the two is about nothing, as if the list were empty.
 fn missing(what: &str, span: &Span, has_src: bool, has_dst: bool, findings: &mut Findings<'_>) {
     for (there, name) in [(has_src, "src"), (has_dst, "dst")] {
         if !there {
-            let help = format!("\"{name}\": [] makes an entry that allows nothing");
-            findings.error(span, format!("{what} has no {name:?}"), Some(help));
+            let message = format!("{what} has no {name:?}: it allows nothing");
+            findings.warn(&start(span), message, None);
         }
     }
 }

@@ -110,7 +110,12 @@ impl Resolver<'_, '_, '_> {
     fn destination(&mut self, destination: &Text) -> Option<(Target, Vec<PortRange>)> {
         let text = destination.value.as_str();
         let (host, ports) = split_destination(text);
-        let refusal = match (parse_ports(ports), self.target(destination, &host)) {
+        // A text without a colon is read as ports; these may be a number or "*".
+        let ports = match text.contains(':') {
+            true => parse_ports(ports),
+            false => parse_ports(ports).and(Err("there is no host before the ports".to_owned())),
+        };
+        let refusal = match (ports, self.target(destination, &host)) {
             (Err(message), _) => {
                 let whole = self.selector(destination, text).is_ok();
                 let host = if whole { text } else { "HOST" };

@@ -43,6 +43,9 @@ impl Resolver<'_, '_, '_> {
             {
                 continue;
             }
+            if via.is_some() && !self.may_lead_through(&target, destination) {
+                continue;
+            }
             for (protocols, ports) in &allowed {
                 self.warn_of_unused_ports(protocols, ports, &destination.span);
             }
@@ -77,6 +80,20 @@ impl Resolver<'_, '_, '_> {
                 }
             }
         }
+    }
+
+    /// Whether nodes can be chosen to lead to a destination: those that serve its addresses. Nobody
+    /// leads to devices, so such a destination allows nothing, and nobody a user to their own.
+    fn may_lead_through(&mut self, target: &Target, destination: &Text) -> bool {
+        if !matches!(target, Target::Literal(_) | Target::Internet) {
+            let message = format!(
+                "{:?}: via leads to no device: it allows nothing",
+                destination.value
+            );
+            let help = "write addresses or \"autogroup:internet\", or leave via out".to_owned();
+            self.findings.warn(&destination.span, message, Some(help));
+        }
+        *target != Target::OwnDevices
     }
 
     fn grant_target(&mut self, destination: &Text, has_app: bool) -> Option<Target> {

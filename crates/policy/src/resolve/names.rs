@@ -51,12 +51,17 @@ impl Resolver<'_, '_, '_> {
                 }
                 Err(_) => {
                     self.wrong_tags.insert(key.clone());
+                    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-';
                     let rule = match key.strip_prefix("tag:") {
-                        None => "tag names must start with 'tag:'",
+                        None => "tags must start with 'tag:'",
+                        Some("") => "tag names must not be empty",
                         Some(rest) if !rest.starts_with(|c: char| c.is_ascii_alphabetic()) => {
                             "tag names must start with a letter, after 'tag:'"
                         }
-                        Some(_) => "tag names are at most 63 letters, digits and '-'",
+                        Some(rest) if !rest.chars().all(allowed) => {
+                            "tag names can only contain numbers, letters, or dashes"
+                        }
+                        Some(_) => "tag names have at most 63 characters",
                     };
                     let message = format!("tagOwners[{key:?}]: {rule}");
                     self.findings.error(&name.span, message, None);

@@ -116,7 +116,8 @@ impl Resolver<'_, '_, '_> {
                 Identity::Group(text.to_owned())
             }
             "autogroup" => match text {
-                "autogroup:member" => Identity::Member,
+                // The longer one is its older name.
+                "autogroup:member" | "autogroup:members" => Identity::Member,
                 "autogroup:tagged" => Identity::Tagged,
                 "autogroup:internet" => return Ok(Some(Selector::Internet)),
                 "autogroup:self" => return Ok(Some(Selector::OwnDevices)),

@@ -25,6 +25,10 @@ impl Resolver<'_, '_, '_> {
                 finding,
                 problem: None,
                 source: None,
+                source_text: test
+                    .source
+                    .as_ref()
+                    .map_or_else(String::new, |text| text.value.clone()),
                 protocol: None,
                 posture: posture(&test.posture),
                 probes: Vec::new(),

@@ -133,9 +133,10 @@ fn quote(line: &str, add: &mut impl FnMut(&str)) {
 }
 
 fn end(end: &api::End) -> String {
-    match &end.node {
-        Some(node) => format!("{node} ({})", end.address),
-        None => end.address.to_string(),
+    match (&end.node, &end.first_of) {
+        (Some(node), _) => format!("{node} ({})", end.address),
+        (None, Some(all)) => format!("{} (the first of {all})", end.address),
+        (None, None) => end.address.to_string(),
     }
 }
 
