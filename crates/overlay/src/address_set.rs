@@ -6,6 +6,7 @@ use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     str::FromStr,
+    sync::Arc,
 };
 
 /// Why a text is not a range of addresses.
@@ -104,6 +105,26 @@ impl AddressRange {
         Self::new(self.first.max(other.first), self.last.min(other.last))
     }
 
+    /// What is left below and above the addresses of `cut`. A range that shares none of them is
+    /// left whole, below or above.
+    fn without(self, cut: Self) -> [Option<Self>; 2] {
+        let Some(shared) = self.intersection(&cut) else {
+            return match self.first < cut.first {
+                true => [Some(self), None],
+                false => [None, Some(self)],
+            };
+        };
+        let below = (self.first < shared.first).then(|| Self {
+            first: self.first,
+            last: address(self.first, number(shared.first) - 1),
+        });
+        let above = (shared.last < self.last).then(|| Self {
+            first: address(self.first, number(shared.last) + 1),
+            last: self.last,
+        });
+        [below, above]
+    }
+
     /// The fewest prefixes that make up the range.
     #[must_use]
     pub fn prefixes(&self) -> Vec<IpNet> {
@@ -186,34 +207,43 @@ impl fmt::Debug for AddressRange {
 }
 
 /// A set of addresses of both families, kept as sorted ranges that neither touch nor overlap, so
-/// that equal sets are equal values.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// that equal sets are equal values. A clone shares the ranges, so it costs nothing: many grants
+/// have one set.
+#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(from = "Vec<AddressRange>", into = "Vec<AddressRange>")]
-pub struct AddressSet(Vec<AddressRange>);
+pub struct AddressSet(
+    /// None when there are no ranges, never an empty list.
+    Option<Arc<[AddressRange]>>,
+);
 
 impl AddressSet {
     /// The set without addresses.
     #[must_use]
     pub const fn empty() -> Self {
-        Self(Vec::new())
+        Self(None)
     }
 
     /// All addresses of both families.
     #[must_use]
     pub fn everything() -> Self {
-        Self(AddressRange::everything().to_vec())
+        Self::of_sorted(&AddressRange::everything())
+    }
+
+    /// Ranges that are sorted and neither touch nor overlap.
+    fn of_sorted(ranges: &[AddressRange]) -> Self {
+        Self((!ranges.is_empty()).then(|| Arc::from(ranges)))
     }
 
     /// The ranges, sorted, IPv4 first.
     #[must_use]
     pub fn ranges(&self) -> &[AddressRange] {
-        &self.0
+        self.0.as_deref().unwrap_or_default()
     }
 
     /// Whether no address is in the set.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.is_none()
     }
 
     /// Whether the address is in the set.
@@ -225,8 +255,9 @@ impl AddressSet {
 
     /// The last range that starts at or before the address, found in logarithmic time.
     fn at_or_before(&self, address: IpAddr) -> Option<&AddressRange> {
-        let after = self.0.partition_point(|range| range.first <= address);
-        self.0.get(after.checked_sub(1)?)
+        let ranges = self.ranges();
+        let after = ranges.partition_point(|range| range.first <= address);
+        ranges.get(after.checked_sub(1)?)
     }
 
     /// Whether every address of `range` is in the set.
@@ -239,74 +270,135 @@ impl AddressSet {
     /// Whether the sets share an address.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
-        let (few, many) = if self.0.len() <= other.0.len() {
-            (self, other)
-        } else {
-            (other, self)
-        };
+        let (few, many) = self.by_length(other);
         // Of the ranges that start before the end of `range`, only the last can reach into it.
-        few.0.iter().any(|range| {
+        few.ranges().iter().any(|range| {
             many.at_or_before(range.last)
                 .is_some_and(|last| last.intersection(range).is_some())
         })
     }
 
+    fn by_length<'a>(&'a self, other: &'a Self) -> (&'a Self, &'a Self) {
+        if self.ranges().len() <= other.ranges().len() {
+            (self, other)
+        } else {
+            (other, self)
+        }
+    }
+
+    /// Those of the ranges that share an address with `range`.
+    fn around(&self, range: AddressRange) -> impl Iterator<Item = &AddressRange> {
+        let ranges = self.ranges();
+        let start = ranges.partition_point(|other| other.last < range.first);
+        let from_there = ranges.get(start..).unwrap_or_default().iter();
+        from_there.take_while(move |other| other.first <= range.last)
+    }
+
+    /// Adds one address. Costs a copy of the ranges, however many clones share them.
+    pub fn insert(&mut self, address: IpAddr) {
+        if self.contains(address) {
+            return;
+        }
+        let ranges = self.ranges();
+        let at = ranges.partition_point(|range| range.first <= address);
+        let (before, after) = ranges.split_at_checked(at).unwrap_or((ranges, &[]));
+        let mut grown = AddressRange::from(address);
+        let mut before = before;
+        let mut after = after;
+        if let Some((last, rest)) = before.split_last()
+            && next(last.last) == Some(address)
+        {
+            (grown.first, before) = (last.first, rest);
+        }
+        if let Some((first, rest)) = after.split_first()
+            && next(address) == Some(first.first)
+        {
+            (grown.last, after) = (first.last, rest);
+        }
+        *self = Self::of_sorted(&[before, &[grown], after].concat());
+    }
+
+    /// Takes one address out. Costs a copy of the ranges, however many clones share them.
+    pub fn remove(&mut self, address: IpAddr) {
+        let ranges = self.ranges();
+        let after = ranges.partition_point(|range| range.first <= address);
+        let Some((before, after)) = ranges.split_at_checked(after) else {
+            return;
+        };
+        if let Some((around, before)) = before.split_last()
+            && around.contains(address)
+        {
+            let left = around.without(AddressRange::from(address));
+            let left: Vec<AddressRange> = left.into_iter().flatten().collect();
+            *self = Self::of_sorted(&[before, left.as_slice(), after].concat());
+        }
+    }
+
     /// The addresses in either set.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
-        self.0.iter().chain(&other.0).copied().collect()
+        match (self.is_empty(), other.is_empty()) {
+            (_, true) => self.clone(),
+            (true, _) => other.clone(),
+            (false, false) => self
+                .ranges()
+                .iter()
+                .chain(other.ranges())
+                .copied()
+                .collect(),
+        }
     }
 
     /// The addresses in both sets.
     #[must_use]
     pub fn intersection(&self, other: &Self) -> Self {
-        let (few, many) = if self.0.len() <= other.0.len() {
-            (self, other)
-        } else {
-            (other, self)
-        };
+        let (few, many) = self.by_length(other);
         // Both are sorted and without neighbours, and so is what they share.
-        let shared = few.0.iter().flat_map(|range| {
-            let start = many.0.partition_point(|other| other.last < range.first);
-            let from_there = many.0.iter().skip(start);
-            from_there
-                .take_while(|other| other.first <= range.last)
+        let shared = few.ranges().iter().flat_map(|range| {
+            many.around(*range)
                 .filter_map(|other| range.intersection(other))
         });
-        Self(shared.collect())
+        let shared: Vec<AddressRange> = shared.collect();
+        if shared == few.ranges() {
+            return few.clone();
+        }
+        Self::of_sorted(&shared)
     }
 
     /// The addresses in this set and not in the other.
     #[must_use]
     pub fn difference(&self, other: &Self) -> Self {
-        let mut left = self.0.clone();
-        for cut in &other.0 {
-            left = left
-                .into_iter()
-                .flat_map(|range| {
-                    let Some(shared) = range.intersection(cut) else {
-                        return vec![range];
-                    };
-                    let mut rest = Vec::new();
-                    if range.first < shared.first {
-                        let end = address(range.first, number(shared.first) - 1);
-                        rest.extend(AddressRange::new(range.first, end));
-                    }
-                    if shared.last < range.last {
-                        let start = address(range.first, number(shared.last) + 1);
-                        rest.extend(AddressRange::new(start, range.last));
-                    }
-                    rest
-                })
-                .collect();
+        let mut left = Vec::with_capacity(self.ranges().len());
+        for range in self.ranges() {
+            let mut rest = Some(*range);
+            for cut in other.around(*range) {
+                let [below, above] = rest.map(|rest| rest.without(*cut)).unwrap_or_default();
+                left.extend(below);
+                rest = above;
+            }
+            left.extend(rest);
         }
-        left.into_iter().collect()
+        Self::of_sorted(&left)
     }
 
     /// The fewest prefixes that make up the set.
     #[must_use]
     pub fn prefixes(&self) -> Vec<IpNet> {
-        self.0.iter().flat_map(AddressRange::prefixes).collect()
+        self.ranges()
+            .iter()
+            .flat_map(AddressRange::prefixes)
+            .collect()
+    }
+}
+
+/// The address after this one, if it is not the last of its family.
+fn next(of: IpAddr) -> Option<IpAddr> {
+    (number(of) < highest(of)).then(|| address(of, number(of) + 1))
+}
+
+impl fmt::Debug for AddressSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("AddressSet").field(&self.ranges()).finish()
     }
 }
 
@@ -327,7 +419,7 @@ impl FromIterator<AddressRange> for AddressSet {
                 Some(_) | None => merged.push(range),
             }
         }
-        Self(merged)
+        Self::of_sorted(&merged)
     }
 }
 
@@ -345,7 +437,7 @@ impl From<Vec<AddressRange>> for AddressSet {
 
 impl From<AddressSet> for Vec<AddressRange> {
     fn from(set: AddressSet) -> Self {
-        set.0
+        set.ranges().to_vec()
     }
 }
 
@@ -392,6 +484,17 @@ mod tests {
         assert_eq!(set("::/0").difference(&set("::/0")), AddressSet::empty());
     }
 
+    #[test]
+    fn the_ends_of_a_family_have_no_neighbours() {
+        let mut all = set("0.0.0.0-255.255.255.254 ::1");
+        all.insert("255.255.255.255".parse().unwrap());
+        all.insert("::".parse().unwrap());
+        assert_eq!(all, set("0.0.0.0/0 ::-::1"));
+        all.remove("0.0.0.0".parse().unwrap());
+        all.remove("255.255.255.255".parse().unwrap());
+        assert_eq!(all, set("0.0.0.1-255.255.255.254 ::-::1"));
+    }
+
     fn small_set() -> impl Strategy<Value = AddressSet> {
         proptest::collection::vec((0u8..40, 0u8..8), 0..6).prop_map(|items| {
             items
@@ -412,6 +515,17 @@ mod tests {
             prop_assert_eq!(a.intersection(&b).contains(x), a.contains(x) && b.contains(x));
             prop_assert_eq!(a.difference(&b).contains(x), a.contains(x) && !b.contains(x));
             prop_assert_eq!(a.overlaps(&b), !a.intersection(&b).is_empty());
+        }
+
+        #[test]
+        fn one_address_is_added_and_taken_out_like_a_set_of_one(a in small_set(), n in 0u8..60) {
+            let x = IpAddr::V4(Ipv4Addr::new(10, 0, 0, n));
+            let one: AddressSet = [AddressRange::from(x)].into_iter().collect();
+            let (mut more, mut less) = (a.clone(), a.clone());
+            more.insert(x);
+            less.remove(x);
+            prop_assert_eq!(more, a.union(&one));
+            prop_assert_eq!(less, a.difference(&one));
         }
     }
 }

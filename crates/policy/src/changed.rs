@@ -1,9 +1,9 @@
 //! Which nodes have to be told when one compiled policy takes the place of another, because its
 //! text changed or the network did.
 
-use crate::compile::{CompiledPolicy, CompiledRule, Reach, Routes};
+use crate::compile::{CompiledPolicy, CompiledRule, Reach, SendersId, TargetsId};
 use ipnet::IpNet;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use weir_overlay::{GrantId, NodeId, UserId};
 
 /// The nodes whose filter, peers or ways into routes differ between two compiled policies. A node
@@ -13,22 +13,22 @@ use weir_overlay::{GrantId, NodeId, UserId};
 /// comparing the lists of rules, and of some filters.
 #[must_use]
 pub fn changed_nodes(old: &CompiledPolicy, new: &CompiledPolicy) -> BTreeSet<NodeId> {
-    let (before, after) = different(&old.rules, &new.rules);
+    let (before, after) = different(old, new);
     let mut candidates = moved(old, new);
     candidates.extend(old.without_ipv4.symmetric_difference(&new.without_ipv4));
-    let mut routes: BTreeSet<IpNet> = old
-        .routes
-        .symmetric_difference(&new.routes)
-        .copied()
-        .collect();
+    let known = |policy: &CompiledPolicy| policy.routes.keys().copied().collect::<BTreeSet<_>>();
+    let mut routes = &known(old) ^ &known(new);
+    for route in &routes {
+        candidates.extend(old.users_of_route(route));
+        candidates.extend(new.users_of_route(route));
+    }
     for (policy, rules) in [(old, &before), (new, &after)] {
         policy.touch(rules, &mut candidates);
-        for route in &routes {
-            policy.touch(&policy.rules_of(route), &mut candidates);
+        for rule in rules {
+            routes.extend(&policy.senders(rule.senders).routes);
+            routes.extend(&policy.targets(rule.targets).routes);
         }
     }
-    routes.extend(old.routes_of(&before));
-    routes.extend(new.routes_of(&after));
     let differs = |node: &NodeId| {
         let node = *node;
         old.places.contains_key(&node) != new.places.contains_key(&node)
@@ -44,19 +44,25 @@ pub fn changed_nodes(old: &CompiledPolicy, new: &CompiledPolicy) -> BTreeSet<Nod
     candidates
 }
 
-/// The rules of each list that the other does not have as they are. What is left of both lists
-/// is the same, in the same order.
+/// The rules of each that the other does not have as they are. What is left of both lists is the
+/// same, in the same order.
 fn different<'a>(
-    old: &'a [CompiledRule],
-    new: &'a [CompiledRule],
+    old: &'a CompiledPolicy,
+    new: &'a CompiledPolicy,
 ) -> (Vec<&'a CompiledRule>, Vec<&'a CompiledRule>) {
-    let ids = |rules: &[CompiledRule]| rules.iter().map(|rule| rule.id).collect();
+    let ids = |policy: &CompiledPolicy| policy.rules.iter().map(|rule| rule.id).collect();
     let (old_ids, new_ids): (BTreeSet<GrantId>, BTreeSet<GrantId>) = (ids(old), ids(new));
+    let mut comparison = Comparison {
+        old,
+        new,
+        senders: BTreeMap::new(),
+        targets: BTreeMap::new(),
+    };
     let (mut before, mut after) = (Vec::new(), Vec::new());
-    let (mut olds, mut news) = (old.iter().peekable(), new.iter().peekable());
+    let (mut olds, mut news) = (old.rules.iter().peekable(), new.rules.iter().peekable());
     while let (Some(one), Some(other)) = (olds.peek(), news.peek()) {
         if one.id == other.id {
-            if one != other {
+            if !comparison.is_same(one, other) {
                 before.push(*one);
                 after.push(*other);
             }
@@ -76,6 +82,48 @@ fn different<'a>(
     (before, after)
 }
 
+/// Compares rules, and what they have in common only once.
+struct Comparison<'a> {
+    old: &'a CompiledPolicy,
+    new: &'a CompiledPolicy,
+    senders: BTreeMap<(SendersId, SendersId), bool>,
+    targets: BTreeMap<(TargetsId, TargetsId), bool>,
+}
+
+impl Comparison<'_> {
+    fn is_same(&mut self, one: &CompiledRule, other: &CompiledRule) -> bool {
+        one.origin == other.origin
+            && one.ports == other.ports
+            && one.protocols == other.protocols
+            && one.is_capability == other.is_capability
+            && one.exceptions == other.exceptions
+            && self.has_same_senders(one.senders, other.senders)
+            && self.has_same_targets(one.targets, other.targets)
+    }
+
+    fn has_same_senders(&mut self, one: SendersId, other: SendersId) -> bool {
+        let (old, new) = (self.old, self.new);
+        *self.senders.entry((one, other)).or_insert_with(|| {
+            let (one, other) = (old.senders(one), new.senders(other));
+            one.addresses == other.addresses
+                && one.nodes == other.nodes
+                && one.routes == other.routes
+        })
+    }
+
+    fn has_same_targets(&mut self, one: TargetsId, other: TargetsId) -> bool {
+        let (old, new) = (self.old, self.new);
+        *self.targets.entry((one, other)).or_insert_with(|| {
+            let (one, other) = (old.targets(one), new.targets(other));
+            one.reach == other.reach
+                && one.is_via == other.is_via
+                && one.nodes == other.nodes
+                && one.exits == other.exits
+                && one.routes == other.routes
+        })
+    }
+}
+
 /// The nodes that came, went, or are or serve something else now, and all devices of their users.
 fn moved(old: &CompiledPolicy, new: &CompiledPolicy) -> BTreeSet<NodeId> {
     let ids = old.places.keys().chain(new.places.keys());
@@ -85,74 +133,52 @@ fn moved(old: &CompiledPolicy, new: &CompiledPolicy) -> BTreeSet<NodeId> {
         (None, _) | (_, None) => true,
     });
     for policy in [old, new] {
-        let places = nodes.iter().filter_map(|id| policy.places.get(id));
-        let users: BTreeSet<UserId> = places.filter_map(|place| place.user).collect();
-        let devices = users.iter().filter_map(|user| policy.devices.get(user));
-        nodes.extend(devices.flatten());
+        let devices = policy.devices_beside(&nodes);
+        nodes.extend(devices);
     }
     nodes
 }
 
 impl CompiledPolicy {
+    /// All devices of the users who have one of the nodes.
+    fn devices_beside<'n>(&self, nodes: impl IntoIterator<Item = &'n NodeId>) -> BTreeSet<NodeId> {
+        let places = nodes.into_iter().filter_map(|id| self.places.get(id));
+        let users: BTreeSet<UserId> = places.filter_map(|place| place.user).collect();
+        let devices = users.iter().filter_map(|user| self.devices.get(user));
+        devices.flatten().copied().collect()
+    }
+
     /// Adds the nodes that rules start from or lead to.
     fn touch(&self, rules: &[&CompiledRule], nodes: &mut BTreeSet<NodeId>) {
+        let senders: BTreeSet<SendersId> = rules.iter().map(|rule| rule.senders).collect();
+        let targets: BTreeSet<TargetsId> = rules.iter().map(|rule| rule.targets).collect();
+        for id in senders {
+            nodes.extend(&self.senders(id).nodes);
+        }
+        for id in targets {
+            let targets = self.targets(id);
+            nodes.extend(targets.nodes.iter().chain(&targets.exits));
+        }
         for rule in rules {
-            nodes.extend(rule.source_nodes.iter().chain(rule.target_nodes.iter()));
-        }
-        // A public prefix is also allowed at exits, for those whom another rule lets use them.
-        if rules
-            .iter()
-            .any(|rule| matches!(rule.reach, Reach::Literal(_)))
-        {
-            let exits = self.places.iter();
-            let exits = exits.filter(|(_, place)| !place.exits.is_empty());
-            nodes.extend(exits.map(|(id, _)| *id));
-        }
-    }
-
-    /// The nodes that may send into an approved route or hear from it. A few more where the policy
-    /// denies.
-    #[must_use]
-    pub fn users_of_route(&self, route: &IpNet) -> BTreeSet<NodeId> {
-        let rules = |list: Option<&Vec<usize>>| {
-            let list = list.into_iter().flatten();
-            list.filter_map(|at| self.rules.get(*at))
-                .collect::<Vec<_>>()
-        };
-        let mut nodes = BTreeSet::new();
-        for rule in rules(self.into.get(route)) {
-            nodes.extend(rule.source_nodes.iter());
-        }
-        for rule in rules(self.from.get(route)) {
-            nodes.extend(rule.target_nodes.iter());
-        }
-        if route.prefix_len() > 0 {
-            let all = self.rules.iter();
-            for rule in all.filter(|rule| matches!(rule.source_routes, Routes::All)) {
-                nodes.extend(rule.target_nodes.iter());
+            if matches!(self.targets(rule.targets).reach, Reach::OwnDevices) {
+                nodes.extend(self.devices_beside(&self.senders(rule.senders).nodes));
             }
         }
-        nodes
     }
 
-    /// The rules that lead into a route, and those that start from it but not from all.
-    fn rules_of(&self, route: &IpNet) -> Vec<&CompiledRule> {
-        let lists = [self.into.get(route), self.from.get(route)];
-        let rules = lists.into_iter().flatten().flatten();
-        rules.filter_map(|at| self.rules.get(*at)).collect()
-    }
-
-    /// The approved routes that some of the rules lead into or start from.
-    fn routes_of(&self, rules: &[&CompiledRule]) -> BTreeSet<IpNet> {
-        let concerns = |route: &&IpNet| {
-            rules.iter().any(|rule| {
-                let starts = match &rule.source_routes {
-                    Routes::All => true,
-                    Routes::Some(routes) => routes.contains(route),
-                };
-                starts || rule.leads_into(route)
-            })
+    /// The nodes that may send into an approved route or hear from it. Some more, where the policy
+    /// steers through nobody.
+    #[must_use]
+    pub fn users_of_route(&self, route: &IpNet) -> BTreeSet<NodeId> {
+        let Some(ends) = self.routes.get(route) else {
+            return BTreeSet::new();
         };
-        self.routes.iter().filter(concerns).copied().collect()
+        let into = ends.into.iter().flat_map(|id| &self.targets(*id).rules);
+        let senders: BTreeSet<SendersId> = into.map(|at| self.rule(*at).senders).collect();
+        let from = ends.from.iter().flat_map(|id| &self.senders(*id).rules);
+        let targets: BTreeSet<TargetsId> = from.map(|at| self.rule(*at).targets).collect();
+        let senders = senders.into_iter().flat_map(|id| &self.senders(id).nodes);
+        let targets = targets.into_iter().flat_map(|id| &self.targets(id).nodes);
+        senders.chain(targets).copied().collect()
     }
 }

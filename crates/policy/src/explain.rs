@@ -112,8 +112,8 @@ impl CompiledPolicy {
             let Some(place) = self.places.get(at) else {
                 continue;
             };
-            for rule in self.rules_at(*at, place) {
-                if self.lets_in(rule, place, packet) {
+            for (rule, addresses) in self.rules_at(place) {
+                if self.lets_in(rule, &addresses, place, packet) {
                     allowed.push(Allowance {
                         at: *at,
                         grant: rule.id,
@@ -132,17 +132,24 @@ impl CompiledPolicy {
         }
     }
 
-    fn lets_in(&self, rule: &CompiledRule, place: &Place, packet: &Packet) -> bool {
+    fn lets_in(
+        &self,
+        rule: &CompiledRule,
+        addresses: &AddressSet,
+        place: &Place,
+        packet: &Packet,
+    ) -> bool {
+        let targets = self.targets(rule.targets);
         let reaches = |to: &Destination| {
             to.addresses.contains(packet.destination) && passes(&to.ports, packet)
         };
         rule.protocols.contains(&packet.protocol)
             && self.sources_at(rule, place).contains(packet.source)
-            && rule.destinations(place).iter().any(reaches)
+            && (rule.destinations(targets, addresses, place).iter()).any(reaches)
     }
 
     fn closest(&self, packet: &Packet) -> Option<Closest> {
-        let related = self.rules.iter().filter(|rule| !rule.is_capability);
+        let related = self.rules_in_force().filter(|rule| !rule.is_capability);
         let misses = related.map(|rule| (rule, self.misses(rule, packet)));
         // A rule for others to elsewhere says nothing about this packet.
         let related = misses.filter(|(_, misses)| {
@@ -161,7 +168,7 @@ impl CompiledPolicy {
             let mut places = self.places.values();
             places.find(|place| place.addresses.contains(address))?.user
         };
-        let reaches = match &rule.reach {
+        let reaches = match &self.targets(rule.targets).reach {
             Reach::Anything => true,
             Reach::Internet => internet().contains(packet.destination),
             Reach::Nodes(addresses) | Reach::Literal(addresses) => {
@@ -174,7 +181,10 @@ impl CompiledPolicy {
         };
         let mut misses = Vec::new();
         for (hit, miss) in [
-            (rule.sources.contains(packet.source), Miss::Source),
+            (
+                self.senders(rule.senders).addresses.contains(packet.source),
+                Miss::Source,
+            ),
             (reaches, Miss::Destination),
             (
                 rule.ports.iter().any(|ports| passes(ports, packet)),

@@ -54,11 +54,14 @@ mod document;
 mod duration;
 mod explain;
 mod grant_id;
+mod holders;
 mod index;
 mod live;
 mod policy;
 mod ports;
+
 mod posture;
+mod prefixes;
 mod reduce;
 mod rendering;
 mod resolve;

@@ -1,19 +1,36 @@
 //! Compiled policy to what one node is told: its packet filter, its peers, and the routes it may
 //! use.
 
-use crate::compile::{CompiledPolicy, CompiledRule, Place, Reach, Routes, internet, without};
+use crate::compile::{
+    CompiledPolicy, CompiledRule, Place, Reach, RuleAt, SendersId, Targets, TargetsId,
+};
 use ipnet::IpNet;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use weir_overlay::{AddressSet, GrantId, NodeId};
-use weir_protocol::{Destination, Grant};
+use weir_protocol::Grant;
 
 /// Through whom a node may use a route.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ways {
     /// Through whoever serves it.
     pub anyone: bool,
-    /// Through these nodes, to which `via` steers.
+    /// Through these nodes, to which `via` steers. Empty when it is through anyone.
     pub through: BTreeSet<NodeId>,
+}
+
+impl Ways {
+    /// Adds the way that a rule's targets are. Tells whether another could add anything.
+    fn lead_to(&mut self, targets: &Targets) -> bool {
+        if targets.is_via && !self.anyone {
+            self.through.extend(&targets.nodes);
+        } else {
+            *self = Self {
+                anyone: true,
+                ..Self::default()
+            };
+        }
+        !self.anyone
+    }
 }
 
 impl CompiledPolicy {
@@ -32,11 +49,16 @@ impl CompiledPolicy {
         let Some(place) = self.places.get(&node) else {
             return Vec::new();
         };
-        self.rules_at(node, place)
-            .filter_map(|rule| {
-                let destinations = rule.destinations(place);
+        let rules = self.rules_at(place).into_iter();
+        rules
+            .filter_map(|(rule, addresses)| {
                 let sources = self.sources_at(rule, place);
-                (!destinations.is_empty() && !sources.is_empty()).then(|| Grant {
+                if sources.is_empty() {
+                    return None;
+                }
+                let targets = self.targets(rule.targets);
+                let destinations = rule.destinations(targets, &addresses, place);
+                (!destinations.is_empty()).then(|| Grant {
                     id: rule.id,
                     sources,
                     protocols: rule.protocols.clone(),
@@ -47,86 +69,148 @@ impl CompiledPolicy {
             .collect()
     }
 
-    /// The rules that can allow something at a node, in the order of the policy.
-    pub(crate) fn rules_at(
-        &self,
-        node: NodeId,
-        place: &Place,
-    ) -> impl Iterator<Item = &CompiledRule> {
-        // An exit is also led to by public prefixes, which make nobody its peer.
-        let rules: Vec<&CompiledRule> = if place.exits.is_empty() {
-            self.rules_to(node).collect()
-        } else {
-            let public = |rule: &&CompiledRule| matches!(rule.reach, Reach::Literal(_));
-            let leads = |rule: &&CompiledRule| rule.target_nodes.binary_search(&node).is_ok();
-            let rules = self.rules.iter();
-            rules
-                .filter(|rule| leads(rule) || (public(rule) && !rule.is_via))
-                .collect()
-        };
-        rules.into_iter().filter(|rule| !rule.is_capability)
+    /// The rules that can allow something at a node, in the order of the policy, each with what of
+    /// its targets the node has or serves.
+    pub(crate) fn rules_at(&self, place: &Place) -> Vec<(&CompiledRule, AddressSet)> {
+        let mut rules: Vec<(RuleAt, AddressSet)> = Vec::new();
+        let passes = place.passes.iter();
+        let passes = passes.filter(|id| place.leads.binary_search(id).is_err());
+        for id in place.leads.iter().chain(passes) {
+            let targets = self.targets(*id);
+            let addresses = targets.at(place);
+            rules.extend(targets.rules.iter().map(|at| (*at, addresses.clone())));
+        }
+        let own = self.own_rules_to(place).into_iter();
+        rules.extend(own.map(|at| (at, place.addresses.clone())));
+        rules.sort_by_key(|(at, _)| *at);
+        let rules = rules.into_iter();
+        let rules = rules.map(|(at, addresses)| (self.rule(at), addresses));
+        rules.filter(|(rule, _)| !rule.is_capability).collect()
+    }
+
+    /// The rules that lead from a user's devices to the user's devices, for one of these.
+    fn own_rules_to(&self, place: &Place) -> BTreeSet<RuleAt> {
+        let devices = self.devices_of(place).iter();
+        let devices = devices.filter_map(|id| self.places.get(id));
+        let senders: BTreeSet<SendersId> =
+            devices.flat_map(|place| &place.starts).copied().collect();
+        let rules = senders
+            .into_iter()
+            .flat_map(|id| &self.senders(id).own_rules);
+        rules.copied().collect()
+    }
+
+    /// All devices of the user whose device this is, sorted. None for a tagged node.
+    fn devices_of(&self, place: &Place) -> &[NodeId] {
+        let devices = place.user.and_then(|user| self.devices.get(&user));
+        devices.map_or(&[], Vec::as_slice)
     }
 
     /// The sources of a rule, as a node is told them.
     pub(crate) fn sources_at(&self, rule: &CompiledRule, place: &Place) -> AddressSet {
-        if !matches!(rule.reach, Reach::OwnDevices) {
-            return rule.sources.clone();
+        let senders = self.senders(rule.senders);
+        if !matches!(self.targets(rule.targets).reach, Reach::OwnDevices) {
+            return senders.addresses.clone();
         }
-        let devices = place.user.and_then(|user| self.devices.get(&user));
-        let devices = devices
-            .into_iter()
-            .flatten()
-            .filter(|id| rule.source_nodes.binary_search(id).is_ok())
+        let devices = self
+            .devices_of(place)
+            .iter()
+            .filter(|id| senders.nodes.binary_search(id).is_ok())
             .filter_map(|id| self.places.get(id));
         let addresses: AddressSet = devices
             .flat_map(|place| place.addresses.ranges())
             .copied()
             .collect();
-        addresses.intersection(&rule.sources)
+        addresses.intersection(&senders.addresses)
     }
 
     /// The nodes that a node may talk to or hear from. Mutual: what is a node's peer has the node
     /// as its own.
     #[must_use]
     pub fn peers(&self, node: NodeId) -> BTreeSet<NodeId> {
-        let mut peers = BTreeSet::new();
-        let user = self.places.get(&node).and_then(|place| place.user);
-        let devices = user.and_then(|user| self.devices.get(&user));
-        let devices = || devices.into_iter().flatten().copied();
-        for rule in self.rules_from(node) {
-            if matches!(rule.reach, Reach::OwnDevices) {
-                peers.extend(devices());
-            } else {
-                peers.extend(rule.target_nodes.iter());
-            }
+        let Some(place) = self.places.get(&node) else {
+            return BTreeSet::new();
+        };
+        let mut targets: Vec<TargetsId> = Vec::new();
+        for id in &place.starts {
+            let rules = self.senders(*id).rules.iter();
+            targets.extend(rules.map(|at| self.rule(*at).targets));
         }
-        for rule in self.rules_to(node) {
-            if matches!(rule.reach, Reach::OwnDevices) {
-                let sends = |id: &NodeId| rule.source_nodes.binary_search(id).is_ok();
-                peers.extend(devices().filter(sends));
-            } else {
-                peers.extend(rule.source_nodes.iter());
-            }
+        let mut senders: Vec<SendersId> = Vec::new();
+        for id in &place.leads {
+            let rules = self.targets(*id).rules.iter();
+            senders.extend(rules.map(|at| self.rule(*at).senders));
         }
-        peers.remove(&node);
-        peers
+        targets.sort_unstable();
+        targets.dedup();
+        senders.sort_unstable();
+        senders.dedup();
+        let mut peers: Vec<NodeId> = Vec::new();
+        for id in targets {
+            peers.extend(&self.targets(id).nodes);
+        }
+        for id in senders {
+            peers.extend(&self.senders(id).nodes);
+        }
+        let devices = self.devices_of(place).iter();
+        let devices = devices.filter_map(|id| Some((id, self.places.get(id)?)));
+        let talk = |(_, other): &(&NodeId, &Place)| {
+            self.sends_to_own(place, other) || self.sends_to_own(other, place)
+        };
+        peers.extend(devices.filter(talk).map(|(id, _)| *id));
+        peers.sort_unstable();
+        peers.dedup();
+        peers.retain(|id| *id != node);
+        peers.into_iter().collect()
+    }
+
+    /// Whether a rule for a user's own devices leads from one of them to another.
+    fn sends_to_own(&self, from: &Place, to: &Place) -> bool {
+        let senders = from.starts.iter().map(|id| self.senders(*id));
+        let mut rules = senders.flat_map(|senders| &senders.own_rules);
+        rules.any(|at| {
+            let rule = self.rule(*at);
+            let targets = self.targets(rule.targets);
+            rule.exceptions.is_empty() || !rule.destinations(targets, &to.addresses, to).is_empty()
+        })
     }
 
     /// Through whom a node may send into an approved route.
     #[must_use]
     pub fn ways_into(&self, node: NodeId, route: &IpNet) -> Ways {
         let mut ways = Ways::default();
-        let rules = self.into.get(route).into_iter().flatten();
-        for rule in rules.filter_map(|at| self.rules.get(*at)) {
-            if rule.source_nodes.binary_search(&node).is_err() {
-                continue;
+        let into = self.routes.get(route).map(|ends| &ends.into);
+        for id in into.into_iter().flatten() {
+            let targets = self.targets(*id);
+            let sends = targets.rules.iter().any(|at| {
+                let senders = self.senders(self.rule(*at).senders);
+                senders.nodes.binary_search(&node).is_ok()
+            });
+            if sends && !ways.lead_to(targets) {
+                break;
             }
-            if !rule.is_via {
-                ways.anyone = true;
-                return ways;
-            }
-            ways.through.extend(rule.target_nodes.iter());
         }
+        ways
+    }
+
+    /// [`Self::ways_into`] every approved route that the node may send into.
+    #[must_use]
+    pub fn ways(&self, node: NodeId) -> BTreeMap<IpNet, Ways> {
+        let mut ways: BTreeMap<IpNet, Ways> = BTreeMap::new();
+        let starts = self.places.get(&node).map(|place| &place.starts);
+        let rules = starts
+            .into_iter()
+            .flatten()
+            .flat_map(|id| &self.senders(*id).rules);
+        let targets: BTreeSet<TargetsId> = rules.map(|at| self.rule(*at).targets).collect();
+        for id in targets {
+            let targets = self.targets(id);
+            for route in &targets.routes {
+                ways.entry(*route).or_default().lead_to(targets);
+            }
+        }
+        // Who is steered through nobody has no way.
+        ways.retain(|_, ways| ways.anyone || !ways.through.is_empty());
         ways
     }
 
@@ -137,32 +221,31 @@ impl CompiledPolicy {
         ways.anyone || !ways.through.is_empty()
     }
 
-    /// Whether some rule lets packets from an approved subnet route reach a node. Never for a default route,
-    /// whose traffic is translated.
+    /// Whether some rule lets packets from an approved subnet route reach a node. Never for a
+    /// default route, whose traffic is translated.
     #[must_use]
     pub fn may_hear_from(&self, node: NodeId, route: &IpNet) -> bool {
-        let leads = |at: &usize| {
-            let rule = self.rules.get(*at)?;
-            let leads = rule.target_nodes.binary_search(&node).is_ok();
-            (leads && !matches!(rule.reach, Reach::OwnDevices)).then_some(())
-        };
-        if self
-            .from
-            .get(route)
-            .into_iter()
-            .flatten()
-            .any(|at| leads(at).is_some())
-        {
-            return true;
-        }
-        let Some(place) = self.places.get(&node).filter(|_| route.prefix_len() > 0) else {
+        let Some(ends) = self.routes.get(route).filter(|ends| !ends.from.is_empty()) else {
             return false;
         };
-        let rules = place.leads.iter().chain(&self.leads);
-        let mut rules = rules.filter_map(|at| self.rules.get(*at));
-        rules.any(|rule| {
-            matches!(rule.source_routes, Routes::All) && !matches!(rule.reach, Reach::OwnDevices)
-        })
+        self.senders_to(node)
+            .any(|id| ends.from.binary_search(&id).is_ok())
+    }
+
+    /// The approved subnet routes from which some rule lets packets reach a node.
+    #[must_use]
+    pub fn heard_routes(&self, node: NodeId) -> BTreeSet<IpNet> {
+        let senders: BTreeSet<SendersId> = self.senders_to(node).collect();
+        let routes = senders.into_iter().flat_map(|id| &self.senders(id).routes);
+        routes.copied().collect()
+    }
+
+    /// Where the rules that lead to a node start, with repetitions.
+    fn senders_to(&self, node: NodeId) -> impl Iterator<Item = SendersId> {
+        let leads = self.places.get(&node).map(|place| &place.leads);
+        let targets = leads.into_iter().flatten().map(|id| self.targets(*id));
+        let rules = targets.flat_map(|targets| &targets.rules);
+        rules.map(|at| self.rule(*at).senders)
     }
 
     /// Whether a node is to have no IPv4 address (`disable-ipv4`).
@@ -181,66 +264,14 @@ impl CompiledPolicy {
 
     /// All grants that concern the network, and where the policy says so.
     pub fn grants(&self) -> impl Iterator<Item = (GrantId, &str)> {
-        self.rules
-            .iter()
+        self.rules_in_force()
             .filter(|rule| !rule.is_capability)
             .map(|rule| (rule.id, &*rule.origin))
     }
 
-    fn rules_from(&self, node: NodeId) -> impl Iterator<Item = &CompiledRule> {
-        let place = self.places.get(&node);
-        self.in_order(place.map(|place| (&place.starts, &self.starts)))
-    }
-
-    fn rules_to(&self, node: NodeId) -> impl Iterator<Item = &CompiledRule> {
-        let place = self.places.get(&node);
-        self.in_order(place.map(|place| (&place.leads, &self.leads)))
-    }
-
-    fn in_order(
-        &self,
-        lists: Option<(&Vec<usize>, &Vec<usize>)>,
-    ) -> impl Iterator<Item = &CompiledRule> {
-        let mut places: Vec<usize> = Vec::new();
-        if let Some((own, shared)) = lists {
-            places.extend(own);
-            places.extend(shared);
-            places.sort_unstable();
-        }
-        places.into_iter().filter_map(|at| self.rules.get(at))
-    }
-}
-
-impl CompiledRule {
-    /// What it allows at a node.
-    pub(crate) fn destinations(&self, place: &Place) -> Vec<Destination> {
-        let own = match (&self.reach, self.is_via) {
-            (Reach::OwnDevices, _) => &place.addresses,
-            (_, true) => &place.subnets,
-            (_, false) => &place.own,
-        };
-        let internet = match (&self.reach, self.is_via) {
-            (Reach::Literal(_), true) => &AddressSet::empty(),
-            (_, _) => &place.internet,
-        };
-        let addresses = self.reach.among(own, internet);
-        without(addresses, &self.ports, &self.exceptions, own, internet)
-    }
-
-    /// Whether it leads into a route.
-    pub(crate) fn leads_into(&self, route: &IpNet) -> bool {
-        if !self.reach.leads_into(route) {
-            return false;
-        }
-        if self.exceptions.is_empty() {
-            return true;
-        }
-        let set: AddressSet = [*route].into_iter().collect();
-        let (own, internet) = match route.prefix_len() {
-            0 => (AddressSet::empty(), internet().intersection(&set)),
-            _ => (set, AddressSet::empty()),
-        };
-        let addresses = self.reach.among(&own, &internet);
-        !without(addresses, &self.ports, &self.exceptions, &own, &internet).is_empty()
+    /// The rules that somebody can send by.
+    pub(crate) fn rules_in_force(&self) -> impl Iterator<Item = &CompiledRule> {
+        let rules = self.rules.iter();
+        rules.filter(|rule| !self.senders(rule.senders).addresses.is_empty())
     }
 }

@@ -63,7 +63,7 @@ impl CompiledPolicy {
         let Some(place) = self.places.get(&node) else {
             return Vec::new();
         };
-        let row = |rule: &CompiledRule| {
+        let row = |(rule, at): (&CompiledRule, AddressSet)| {
             let sources = self.sources_at(rule, place);
             let destinations = if rule.exceptions.is_empty() {
                 let addresses = self.addresses_at(rule, place);
@@ -75,7 +75,7 @@ impl CompiledPolicy {
                     })
                     .collect()
             } else {
-                left(rule, place)
+                self.left(rule, &at, place)
             };
             (!sources.is_empty() && !destinations.is_empty()).then(|| Row {
                 protocols: (rule.protocols != IpProtocol::defaults().into())
@@ -84,11 +84,12 @@ impl CompiledPolicy {
                 destinations,
             })
         };
-        self.rules_at(node, place).filter_map(row).collect()
+        self.rules_at(place).into_iter().filter_map(row).collect()
     }
 
     fn addresses_at(&self, rule: &CompiledRule, place: &Place) -> Vec<Addresses> {
-        let ranges: Vec<AddressRange> = match &rule.reach {
+        let targets = self.targets(rule.targets);
+        let ranges: Vec<AddressRange> = match &targets.reach {
             Reach::Anything => return vec![Addresses::Any],
             Reach::Internet if place.exits.is_empty() => Vec::new(),
             Reach::Internet => internet().ranges().to_vec(),
@@ -106,7 +107,7 @@ impl CompiledPolicy {
             Reach::Literal(addresses) => {
                 let relevant = |range: &&AddressRange| {
                     let set: AddressSet = [**range].into_iter().collect();
-                    match rule.is_via {
+                    match targets.is_via {
                         true => set.overlaps(&place.subnets),
                         false => set.overlaps(&place.own) || place.internet.covers(range),
                     }
@@ -121,15 +122,15 @@ impl CompiledPolicy {
         };
         ranges.into_iter().map(Addresses::Range).collect()
     }
-}
 
-fn left(rule: &CompiledRule, place: &Place) -> Vec<RowDestination> {
-    let destinations = rule.destinations(place);
-    let rows = destinations.iter().flat_map(|to| {
-        let ranges = to.addresses.ranges().iter();
-        ranges.map(|range| destination(Addresses::Range(*range), &to.ports))
-    });
-    rows.collect()
+    fn left(&self, rule: &CompiledRule, at: &AddressSet, place: &Place) -> Vec<RowDestination> {
+        let destinations = rule.destinations(self.targets(rule.targets), at, place);
+        let rows = destinations.iter().flat_map(|to| {
+            let ranges = to.addresses.ranges().iter();
+            ranges.map(|range| destination(Addresses::Range(*range), &to.ports))
+        });
+        rows.collect()
+    }
 }
 
 const fn destination(addresses: Addresses, ports: &PortRange) -> RowDestination {

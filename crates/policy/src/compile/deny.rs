@@ -4,7 +4,7 @@
 //! has nothing to do with a denying entry or is wholly under it; what is left of its destinations
 //! and ports is worked out where a node's own addresses are known.
 
-use super::{CompiledRule, reach::Reach};
+use super::reach::Reach;
 use crate::grant_id::GrantIds;
 use std::collections::BTreeSet;
 use weir_overlay::{AddressSet, GrantId};
@@ -12,10 +12,10 @@ use weir_protocol::{Destination, IpProtocol, PortRange};
 
 /// An entry that denies.
 #[derive(Clone, Debug)]
-pub(crate) struct Deny {
-    pub(crate) sources: AddressSet,
-    pub(crate) protocols: BTreeSet<IpProtocol>,
-    pub(crate) what: Exception,
+pub(super) struct Deny {
+    pub(super) sources: AddressSet,
+    pub(super) protocols: BTreeSet<IpProtocol>,
+    pub(super) what: Exception,
 }
 
 /// What a rule does not allow although it says so.
@@ -27,74 +27,89 @@ pub(crate) struct Exception {
 
 /// Gives the parts of rules ids of their own, from the first part that needs one.
 #[derive(Debug)]
-pub(crate) struct PartIds {
+pub(super) struct PartIds {
     taken: Vec<GrantId>,
     ids: Option<GrantIds>,
 }
 
 impl PartIds {
-    pub(crate) const fn beside(taken: Vec<GrantId>) -> Self {
+    pub(super) const fn beside(taken: Vec<GrantId>) -> Self {
         Self { taken, ids: None }
     }
 
-    fn next(&mut self, whole: GrantId, part: usize) -> Option<GrantId> {
-        if part == 0 {
+    /// The id of a part, of the whole rule's where nothing is denied. `None` when none is left.
+    pub(super) fn next(&mut self, whole: GrantId, part: &Part) -> Option<GrantId> {
+        if part.name.is_empty() {
             return Some(whole);
         }
         let taken = &mut self.taken;
         let ids = self
             .ids
             .get_or_insert_with(|| GrantIds::beside(std::mem::take(taken)));
-        ids.next(&format!("{whole} {part}"))
+        ids.next(&format!("{whole}{}", part.name))
     }
 }
 
-/// Splits a rule by the denying entries before it. A part for which no id is left is dropped: it
-/// allows nothing then, which is safe.
-pub(crate) fn split(rule: CompiledRule, denied: &[Deny], ids: &mut PartIds) -> Vec<CompiledRule> {
-    let mut parts: Vec<(AddressSet, BTreeSet<IpProtocol>, Vec<Exception>)> =
-        vec![(rule.sources.clone(), rule.protocols.clone(), Vec::new())];
-    for deny in denied {
+/// A part of a rule.
+#[derive(Clone, Debug)]
+pub(super) struct Part {
+    pub(super) sources: AddressSet,
+    pub(super) protocols: BTreeSet<IpProtocol>,
+    pub(super) exceptions: Vec<Exception>,
+    /// Which entries deny something to these sources, and whether it is of these protocols: that
+    /// does not depend on what other sources there are, so neither does the part's id.
+    name: String,
+}
+
+/// Splits a rule by the denying entries before it.
+pub(super) fn split(
+    sources: AddressSet,
+    protocols: BTreeSet<IpProtocol>,
+    denied: &[Deny],
+) -> Vec<Part> {
+    let mut parts = vec![Part {
+        sources,
+        protocols,
+        exceptions: Vec::new(),
+        name: String::new(),
+    }];
+    for (number, deny) in denied.iter().enumerate() {
         let mut next = Vec::with_capacity(parts.len());
-        for (sources, protocols, exceptions) in parts {
-            let both: BTreeSet<_> = protocols.intersection(&deny.protocols).copied().collect();
-            let inside = sources.intersection(&deny.sources);
+        for part in parts {
+            let both = &part.protocols & &deny.protocols;
+            let inside = part.sources.intersection(&deny.sources);
             if both.is_empty() || inside.is_empty() {
-                next.push((sources, protocols, exceptions));
+                next.push(part);
                 continue;
             }
-            let others: BTreeSet<_> = protocols.difference(&deny.protocols).copied().collect();
-            let mut under = exceptions.clone();
+            let mut under = part.exceptions.clone();
             under.push(deny.what.clone());
-            next.push((
-                sources.difference(&deny.sources),
-                protocols,
-                exceptions.clone(),
-            ));
-            next.push((inside.clone(), others, exceptions));
-            next.push((inside, both, under));
+            let others = Part {
+                sources: inside.clone(),
+                protocols: &part.protocols - &deny.protocols,
+                exceptions: part.exceptions.clone(),
+                name: format!("{} beside {number}", part.name),
+            };
+            let under = Part {
+                sources: inside,
+                protocols: both,
+                exceptions: under,
+                name: format!("{} under {number}", part.name),
+            };
+            next.push(Part {
+                sources: part.sources.difference(&deny.sources),
+                ..part
+            });
+            next.extend([others, under]);
         }
-        next.retain(|(sources, protocols, _)| !sources.is_empty() && !protocols.is_empty());
+        next.retain(|part| !part.sources.is_empty() && !part.protocols.is_empty());
         parts = next;
     }
-    let whole = rule.id;
     parts
-        .into_iter()
-        .enumerate()
-        .filter_map(|(part, (sources, protocols, exceptions))| {
-            Some(CompiledRule {
-                id: ids.next(whole, part)?,
-                sources,
-                protocols,
-                exceptions,
-                ..rule.clone()
-            })
-        })
-        .collect()
 }
 
 /// Addresses and ports without the exceptions.
-pub(crate) fn without(
+pub(super) fn without(
     addresses: AddressSet,
     ports: &[PortRange],
     exceptions: &[Exception],

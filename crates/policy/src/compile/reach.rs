@@ -1,5 +1,6 @@
 //! Where rules lead, and what of it a node has or serves.
 
+use super::ends::{SendersId, TargetsId};
 use crate::directory::PolicyNode;
 use ipnet::IpNet;
 use std::{
@@ -38,10 +39,12 @@ pub(crate) struct Place {
     pub(crate) exits: BTreeSet<IpNet>,
     /// What it serves as an exit: public addresses of the families of its default routes.
     pub(crate) internet: AddressSet,
-    /// The rules that start from it, by place in the list, but for those that start everywhere.
-    pub(crate) starts: Vec<usize>,
-    /// The rules that lead to it, by place in the list, but for those that lead everywhere.
-    pub(crate) leads: Vec<usize>,
+    /// The senders that it is among. Sorted.
+    pub(crate) starts: Vec<SendersId>,
+    /// The targets that it is among. Sorted.
+    pub(crate) leads: Vec<TargetsId>,
+    /// The targets that it is told of as an exit. Sorted.
+    pub(crate) passes: Vec<TargetsId>,
 }
 
 impl Place {
@@ -66,6 +69,7 @@ impl Place {
             exits,
             starts: Vec::new(),
             leads: Vec::new(),
+            passes: Vec::new(),
         }
     }
 

@@ -58,7 +58,7 @@ fn nodes_of(compiler: &mut Compiler<'_>, identities: &[Identity]) -> BTreeSet<No
     let mut nodes = BTreeSet::new();
     for identity in identities {
         let addresses = compiler.identity(identity);
-        nodes.extend(compiler.index.owners(&addresses));
+        nodes.extend(compiler.index.holders.owners(&addresses));
     }
     nodes
 }
@@ -171,7 +171,7 @@ impl Logins<'_> {
             return self.directory.nodes.keys().copied().collect();
         }
         let addresses = compiler.sources(std::slice::from_ref(source));
-        compiler.index.owners(&addresses).collect()
+        compiler.index.holders.owners(&addresses).collect()
     }
 
     fn targets(
@@ -190,7 +190,7 @@ impl Logins<'_> {
             SshTarget::Identity(identity) => compiler.identity(identity),
             SshTarget::Literal(addresses) => addresses.clone(),
         };
-        let owners: BTreeSet<_> = compiler.index.owners(&addresses).collect();
+        let owners: BTreeSet<_> = compiler.index.holders.owners(&addresses).collect();
         owners.into_iter().collect()
     }
 }
