@@ -8,8 +8,7 @@ mod reach;
 
 pub(crate) use deny::minus;
 pub(crate) use ends::{
-    CompiledRule, RouteEnds, RuleAt, Senders, SendersId, Targets, TargetsId, set_at_route,
-    set_member,
+    CompiledRule, RouteEnds, RuleAt, Senders, SendersId, Targets, TargetsId, set_member,
 };
 pub(crate) use reach::{Place, Reach, internet};
 

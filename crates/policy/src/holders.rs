@@ -13,6 +13,8 @@ use weir_overlay::{AddressRange, AddressSet, NodeId};
 pub(crate) struct Holders {
     by_address: BTreeMap<IpAddr, Vec<NodeId>>,
     subnets: Prefixes<NodeId>,
+    /// The approved default routes, and who serves them.
+    exits: BTreeMap<IpNet, Vec<NodeId>>,
 }
 
 impl Holders {
@@ -22,6 +24,9 @@ impl Holders {
         }
         for subnet in node.subnets() {
             self.subnets.insert(subnet, id);
+        }
+        for exit in node.exits() {
+            self.exits.entry(exit.trunc()).or_default().push(id);
         }
     }
 
@@ -36,6 +41,11 @@ impl Holders {
         }
         for subnet in node.subnets() {
             self.subnets.remove(subnet, &id);
+        }
+        for exit in node.exits() {
+            if let Some(nodes) = self.exits.get_mut(&exit.trunc()) {
+                nodes.retain(|other| *other != id);
+            }
         }
     }
 
@@ -71,9 +81,10 @@ impl Holders {
         self.subnets.overlapping(address.into()).next().is_some()
     }
 
-    /// Whether somebody serves exactly this subnet route.
-    pub(crate) fn is_route(&self, subnet: &IpNet) -> bool {
-        self.subnets.contains_key(subnet)
+    /// Whether somebody serves exactly this route.
+    pub(crate) fn is_route(&self, route: &IpNet) -> bool {
+        let exits = self.exits.get(route);
+        self.subnets.contains_key(route) || exits.is_some_and(|nodes| !nodes.is_empty())
     }
 
     /// All approved subnet routes.

@@ -1,7 +1,7 @@
 //! The directory, arranged so that a selector finds its nodes without asking each of them.
 
 use crate::{
-    directory::{Directory, PolicyNode},
+    directory::{Directory, PolicyNode, User},
     holders::Holders,
     policy::Policy,
     posture::Assertion,
@@ -28,9 +28,10 @@ pub(crate) struct Index<'a> {
 }
 
 impl<'a> Index<'a> {
-    pub(crate) fn of(directory: &'a Directory) -> Self {
+    /// Knows users and no nodes.
+    pub(crate) fn of_users(users: &[User]) -> Self {
         let mut index = Self::default();
-        for user in &directory.users {
+        for user in users {
             for text in [user.name.clone(), format!("{}@", user.name)] {
                 index.by_name.entry(text).or_default().push(user.id);
             }
@@ -43,6 +44,11 @@ impl<'a> Index<'a> {
                 index.by_email.entry(email).or_default().push(user.id);
             }
         }
+        index
+    }
+
+    pub(crate) fn of(directory: &'a Directory) -> Self {
+        let mut index = Self::of_users(&directory.users);
         for (id, node) in &directory.nodes {
             index.all.push(node);
             if node.tags.is_empty() {
@@ -119,7 +125,6 @@ fn addresses<'a>(nodes: impl IntoIterator<Item = &'a PolicyNode>) -> AddressSet 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::directory::User;
     use proptest::prelude::*;
 
     proptest! {

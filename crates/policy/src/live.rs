@@ -1,13 +1,18 @@
 //! A compiled policy that follows the network: what one node's change costs is what that node
 //! touches.
 
+mod catalog;
+mod step;
+
 use crate::{
     changed::changed_nodes,
     compile::{CompiledPolicy, compile},
     directory::{Directory, PolicyNode},
     policy::Policy,
 };
+use catalog::Catalog;
 use std::{collections::BTreeSet, sync::Arc};
+use step::Step;
 use weir_overlay::NodeId;
 
 /// A policy, the network that it is in force in, and what it means there now. Each change says
@@ -20,14 +25,17 @@ pub struct LivePolicy {
     policy: Arc<Policy>,
     directory: Directory,
     compiled: CompiledPolicy,
+    catalog: Catalog,
 }
 
 impl LivePolicy {
     /// Compiles the policy for the network.
     #[must_use]
     pub fn new(policy: Arc<Policy>, directory: Directory) -> Self {
+        let compiled = compile(&policy, &directory);
         Self {
-            compiled: compile(&policy, &directory),
+            catalog: Catalog::of(&policy, &directory.users, &compiled),
+            compiled,
             policy,
             directory,
         }
@@ -53,15 +61,31 @@ impl LivePolicy {
 
     /// A node joins, or is so from now on; with `None` it leaves. Nothing is touched when it is so
     /// already.
+    ///
+    /// Changes what the node is part of, in place. Compiles everything only where one node decides
+    /// about others: when entries of the policy deny, when the node shares an address with another,
+    /// and when an approved route holds an address of a node, which this node's change touches.
     pub fn set_node(&mut self, id: NodeId, node: Option<PolicyNode>) -> BTreeSet<NodeId> {
-        if self.directory.nodes.get(&id) == node.as_ref() {
+        let before = self.directory.nodes.get(&id);
+        if before == node.as_ref() {
             return BTreeSet::new();
         }
+        let step = Step {
+            policy: &self.policy,
+            catalog: &self.catalog,
+            wildcard: &self.directory.wildcard,
+            id,
+            before,
+            after: node.as_ref(),
+        };
+        let touched = step
+            .is_local(&self.compiled)
+            .then(|| step.carry_out(&mut self.compiled));
         match node {
             Some(node) => drop(self.directory.nodes.insert(id, node)),
             None => drop(self.directory.nodes.remove(&id)),
         }
-        self.compile_anew()
+        touched.unwrap_or_else(|| self.compile_anew())
     }
 
     /// Another policy, or the same in a network with other users. Compiles everything.
@@ -74,6 +98,7 @@ impl LivePolicy {
     fn compile_anew(&mut self) -> BTreeSet<NodeId> {
         let new = compile(&self.policy, &self.directory);
         let changed = changed_nodes(&self.compiled, &new);
+        self.catalog = Catalog::of(&self.policy, &self.directory.users, &new);
         self.compiled = new;
         changed
     }

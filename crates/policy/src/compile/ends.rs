@@ -6,10 +6,7 @@ use super::{
     reach::{Place, Reach},
 };
 use ipnet::IpNet;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 use weir_overlay::{AddressSet, GrantId, NodeId};
 use weir_protocol::{Destination, IpProtocol, PortRange};
 
@@ -172,17 +169,4 @@ pub(crate) fn set_member<T: Ord>(list: &mut Vec<T>, item: T, is: bool) -> bool {
         (Ok(_), true) | (Err(_), false) => return false,
     }
     true
-}
-
-/// Like [`set_member`] for the lists of a route.
-pub(crate) fn set_at_route<T: Ord>(
-    routes: &mut BTreeMap<IpNet, RouteEnds>,
-    list: impl Fn(&mut RouteEnds) -> &mut Vec<T>,
-    route: &IpNet,
-    item: T,
-    is: bool,
-) {
-    if let Some(ends) = routes.get_mut(route) {
-        set_member(list(ends), item, is);
-    }
 }
