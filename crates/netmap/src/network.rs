@@ -154,7 +154,9 @@ impl<'a> Network<'a> {
 
     /// What of others' routes a node may use or hear from, by the peer that it is reached through.
     pub(crate) fn offers(&self, viewer: NodeId) -> BTreeMap<NodeId, Offer> {
-        routes::offers(&self.policy, &self.relays, viewer)
+        let none = BTreeSet::new();
+        let own = self.approved.get(&viewer).unwrap_or(&none);
+        routes::offers(&self.policy, &self.relays, own, viewer)
     }
 
     /// The addresses of a node as `viewer` sees them: without IPv4 where the policy takes it from

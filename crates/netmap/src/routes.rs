@@ -86,27 +86,31 @@ fn rank(node: &Node) -> impl Ord + use<> {
 /// What a viewer may use or hear from, by peer. Of several relays for one prefix, one is offered:
 /// WireGuard gives a prefix to whoever was named last. It is the best among all of them, or among
 /// those that `via` steers the viewer to when nothing else lets it use the route. Who serves a
-/// prefix itself has its own way there, but must let a better relay speak for it.
+/// prefix itself has its own way there, but must let a better relay speak for it. `own` are the
+/// routes that the viewer serves.
 pub(crate) fn offers(
     policy: &CompiledPolicy,
     relays: &Relays,
+    own: &BTreeSet<IpNet>,
     viewer: NodeId,
 ) -> BTreeMap<NodeId, Offer> {
     let mut offers: BTreeMap<NodeId, Offer> = BTreeMap::new();
-    for (route, nodes) in &relays.by_route {
-        let ways = policy.ways_into(viewer, route);
+    let ways = policy.ways(viewer);
+    let heard = policy.heard_routes(viewer);
+    let mut routes: BTreeSet<&IpNet> = ways.keys().chain(&heard).collect();
+    routes.extend(own);
+    let none = Ways::default();
+    for route in routes {
+        let nodes = relays.of_route(route);
+        let ways = ways.get(route).unwrap_or(&none);
         let serves_it = nodes.contains(&viewer);
         if route.prefix_len() == 0 {
-            for exit in nodes
-                .iter()
-                .filter(|exit| may_use(&ways, exit) || serves_it)
-            {
+            for exit in nodes.iter().filter(|exit| may_use(ways, exit) || serves_it) {
                 offers.entry(*exit).or_default().routes.insert(*route);
             }
             continue;
         }
-        let hears = policy.may_hear_from(viewer, route);
-        let all = ways.anyone || hears || serves_it;
+        let all = ways.anyone || heard.contains(route) || serves_it;
         let winner = nodes
             .iter()
             .find(|node| all || **node == viewer || ways.through.contains(node));
@@ -114,7 +118,7 @@ pub(crate) fn offers(
             continue;
         };
         let offer = offers.entry(*winner).or_default();
-        if may_use(&ways, winner) && !serves_it {
+        if may_use(ways, winner) && !serves_it {
             offer.routes.insert(*route);
         } else {
             offer.source_prefixes.insert(*route);

@@ -310,6 +310,29 @@ fn routes_are_approved_by_those_who_are_named() {
 }
 
 #[test]
+fn denying_the_internet_leaves_what_an_exit_serves_by_a_route_of_its_own() {
+    let mut directory = directory();
+    let exit = directory.nodes.get_mut(&EXIT).unwrap();
+    exit.approved_routes.insert("8.8.8.8/32".parse().unwrap());
+    let policy = policy(
+        r#""weir": {"denyRules": true}, "acls": [
+            {"action": "deny", "src": ["bob@example.com"], "dst": ["autogroup:internet:*"]},
+            {"action": "accept", "src": ["bob@example.com"], "dst": ["8.8.8.0/24:53"]}]"#,
+    );
+    let compiled = compile(&policy, &directory);
+    let filter = compiled.filter(EXIT);
+    let allowed = |address: &str| {
+        let to = filter.iter().flat_map(|grant| &grant.destinations);
+        let address = address.parse().unwrap();
+        to.into_iter().any(|to| to.addresses.contains(address))
+    };
+    assert!(allowed("8.8.8.8") && !allowed("8.8.8.9"));
+    let route = "8.8.8.8/32".parse().unwrap();
+    assert!(compiled.may_send_into(BOB, &route));
+    assert!(compiled.peers(BOB).contains(&EXIT));
+}
+
+#[test]
 fn entries_that_deny_take_from_later_ones() {
     let denied = |entries: &str| {
         compiled(&format!(

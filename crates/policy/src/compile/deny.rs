@@ -121,7 +121,13 @@ pub(super) fn without(
     }
     let mut left = vec![(addresses, ports.to_vec())];
     for exception in exceptions {
-        let denied = exception.reach.among(own, internet);
+        // A public prefix that a node serves by a route of its own is no way through its exit.
+        let denied = match exception.reach {
+            Reach::Internet => internet.difference(own),
+            Reach::Anything | Reach::OwnDevices | Reach::Nodes(_) | Reach::Literal(_) => {
+                exception.reach.among(own, internet)
+            }
+        };
         let mut next = Vec::with_capacity(left.len());
         for (addresses, ports) in left {
             let inside = addresses.intersection(&denied);

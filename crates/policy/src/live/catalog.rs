@@ -63,7 +63,7 @@ pub(super) struct Catalog {
     senders: Named<SendersId>,
     targets: Named<TargetsId>,
     /// The senders that `*` is among.
-    from_any: Vec<SendersId>,
+    any_senders: Vec<SendersId>,
     /// Whether entries deny: what they leave of other rules depends on all nodes.
     pub(super) denies: bool,
 }
@@ -74,7 +74,7 @@ impl Catalog {
             of_users: BTreeMap::new(),
             senders: Named::default(),
             targets: Named::default(),
-            from_any: Vec::new(),
+            any_senders: Vec::new(),
             denies: policy.rules.iter().any(|rule| rule.effect == Effect::Deny),
         };
         for id in compiled.senders_ids() {
@@ -113,7 +113,7 @@ impl Catalog {
             return;
         };
         if rule.sources.contains(&Source::Any) && rule.postures.is_empty() {
-            self.from_any.push(id);
+            self.any_senders.push(id);
         }
         let is_any = |source: &Source| matches!(source, Source::Any | Source::Everything);
         if !rule.postures.is_empty() || rule.sources.iter().any(is_any) {
@@ -175,7 +175,7 @@ impl Catalog {
     }
 
     /// The senders that every approved subnet route is among.
-    pub(super) fn from_any(&self) -> &[SendersId] {
-        &self.from_any
+    pub(super) fn any_senders(&self) -> &[SendersId] {
+        &self.any_senders
     }
 }

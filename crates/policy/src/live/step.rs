@@ -186,7 +186,7 @@ impl Step<'_> {
             return;
         }
         let left = self.wildcard.union(&compiled.holders.subnets());
-        for id in self.catalog.from_any() {
+        for id in self.catalog.any_senders() {
             let senders = compiled.senders_mut(*id);
             let sources = self.rule(senders.written).map(|rule| &rule.sources);
             let literal = sources.into_iter().flatten().map(|source| match source {
@@ -247,7 +247,8 @@ impl Step<'_> {
 
     /// Whether an address that no other node has, and no route holds, is a rule's source.
     fn is_source(&self, rule: &Rule, identities: &BTreeSet<Identity>, address: IpAddr) -> bool {
-        if !rule.postures.is_empty() && !(self.has(address) && self.meets(&rule.postures)) {
+        let meets = || self.has(address) && self.meets(&rule.postures);
+        if !rule.postures.is_empty() && !meets() {
             return false;
         }
         rule.sources.iter().any(|source| match source {
