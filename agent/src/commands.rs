@@ -6,7 +6,7 @@ use serde::Serialize;
 use std::{
     path::Path,
     process::ExitCode,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use crate::{
@@ -39,7 +39,10 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Down(args) => down(&socket, &args),
         Command::Status(args) => {
             let report = status(&socket)?;
-            show(&report, args.json, output::status)?;
+            let now = SystemTime::now()
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .map_or(0, |since| since.as_secs());
+            show(&report, args.json, |report| output::status(report, now))?;
             let well = report.state == NodeState::Up && report.failures.is_empty();
             Ok(exit(well))
         }

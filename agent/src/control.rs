@@ -177,7 +177,7 @@ pub(crate) enum NodeState {
 }
 
 /// How things stand.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct StatusReport {
     /// The daemon's version.
     pub(crate) version: String,
@@ -203,6 +203,9 @@ pub(crate) struct StatusReport {
     pub(crate) reconciler: weir_reconcile::Counters,
     /// The exit that was chosen with `--exit-node`.
     pub(crate) exit_node: Option<ExitReport>,
+    /// What somebody else changed and the reconciler put back, the newest last: the last ones.
+    #[serde(default)]
+    pub(crate) repairs: Vec<weir_reconcile::Repair>,
     /// What the coordinator wants to be known.
     pub(crate) notices: Vec<String>,
     /// What this host itself sees to be wrong.

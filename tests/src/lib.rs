@@ -24,5 +24,5 @@ pub use agent::{Agent, USERSPACE_WIREGUARD};
 pub use coordinator::{AuthKey, Coordinator};
 pub use machine::Machine;
 pub use outpost::{Outpost, one_sentence};
-pub use status::{Backend, Peer, Status, Wireguard};
+pub use status::{Author, Backend, Peer, Repair, Status, Wireguard};
 pub use transcript::Transcript;

@@ -28,6 +28,8 @@ pub struct Status {
     pub counters: BTreeMap<String, Counter>,
     /// The exit that was chosen.
     pub exit_node: Option<ExitNode>,
+    /// What somebody else changed and was put back, the newest last.
+    pub repairs: Vec<Repair>,
     /// What the host itself sees to be wrong.
     pub warnings: Vec<String>,
 }
@@ -37,6 +39,26 @@ pub struct Status {
 pub struct ExitNode {
     /// Whether the network map has it.
     pub available: bool,
+}
+
+/// What somebody else changed and was put back.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Repair {
+    /// What was found.
+    pub found: Vec<String>,
+    /// Who was seen to do it.
+    pub by: Vec<Author>,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// A process.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Author {
+    /// Its number.
+    pub process: u32,
+    /// Its name.
+    pub name: Option<String>,
 }
 
 /// The node itself.

@@ -80,6 +80,7 @@ pub(crate) fn report(
                 lan_access: settings.exit_node_allow_lan_access,
             })
         }),
+        repairs: kernel.repairs.iter().cloned().collect(),
         notices: map.map(|map| map.notices.clone()).unwrap_or_default(),
         warnings: match (map, &settings) {
             (Some(map), Some(settings)) => warnings(map, settings),

@@ -6,8 +6,11 @@ use super::{
 };
 use crate::control::{NodeState, PeerReport, RouteUse, StatusReport};
 
-/// The whole picture.
-pub(crate) fn status(report: &StatusReport) -> String {
+/// How many repairs are shown: the newest.
+const REPAIRS: usize = 5;
+
+/// The whole picture. `now` is in seconds since 1970.
+pub(crate) fn status(report: &StatusReport, now: u64) -> String {
     let mut text = match (report.state, &report.node) {
         (NodeState::Up, Some(node)) => {
             let owner = match (&node.user, node.tags.is_empty()) {
@@ -88,7 +91,7 @@ pub(crate) fn status(report: &StatusReport) -> String {
         row(
             "Repairs",
             format!(
-                "{} times something else changed what is ours; it was put back (the log says what)",
+                "{}, because something else changed what is ours",
                 report.reconciler.repairs
             ),
         );
@@ -97,6 +100,7 @@ pub(crate) fn status(report: &StatusReport) -> String {
     text.push_str(&peers(report));
     text.push_str(&routes(report));
     text.push_str(&denied(report));
+    text.push_str(&repairs(report, now));
     text.push_str(&notices(&report.notices));
     text.push_str(&warnings(&report.warnings));
     text.push_str(&failures(&report.failures));
@@ -172,6 +176,35 @@ fn denied(report: &StatusReport) -> String {
         String::new()
     } else {
         format!("\nDenied:\n{}", table(&rows))
+    }
+}
+
+fn repairs(report: &StatusReport, now: u64) -> String {
+    let rows: Vec<_> = report
+        .repairs
+        .iter()
+        .rev()
+        .take(REPAIRS)
+        .map(|repair| {
+            let more = match repair.more {
+                0 => String::new(),
+                more => format!("; and {more} more"),
+            };
+            vec![
+                format!("{} ago", age(now.saturating_sub(repair.at))),
+                format!("{}{more}", repair.found.join("; ")),
+                match repair.by.is_empty() {
+                    true => "by whom is not known".to_owned(),
+                    false => format!("by {}", list(&repair.by)),
+                },
+                format!("put back in {:.1} s", repair.seconds),
+            ]
+        })
+        .collect();
+    if rows.is_empty() {
+        String::new()
+    } else {
+        format!("\nChanged by others:\n{}", table(&rows))
     }
 }
 
@@ -251,21 +284,39 @@ mod tests {
                     },
                 ),
             ]),
+            reconciler: weir_reconcile::Counters {
+                repairs: 1,
+                ..Default::default()
+            },
+            repairs: vec![weir_reconcile::Repair {
+                at: 958,
+                found: vec!["table inet weir was gone".to_owned()],
+                more: 2,
+                by: vec![weir_kernel_plan::Author {
+                    process: 4711,
+                    name: Some("nft".to_owned()),
+                }],
+                seconds: 0.13,
+            }],
             ..StatusReport::default()
         };
         assert_eq!(
-            status(&report),
+            status(&report, 1_000),
             "\
 Up as relay (100.64.0.1), tag:relay
   Coordinator  https://192.0.2.1:8443, not connected (connection refused); the last network map stays in force
   Network map  7, in force
   WireGuard    kernel, weir0, UDP port 51920, MTU 1420
+  Repairs      1, because something else changed what is ours
 
 Peers:
   alice  100.64.0.2  198.51.100.1:40000  handshake 42 s ago  1.5 MB in, 900 B out
 
 Denied:
   to be relayed, and no grant allows it  3 packets  180 B
+
+Changed by others:
+  42 s ago  table inet weir was gone; and 2 more  by nft (process 4711)  put back in 0.1 s
 "
         );
     }
@@ -273,7 +324,7 @@ Denied:
     #[test]
     fn down_is_short() {
         assert_eq!(
-            status(&StatusReport::default()),
+            status(&StatusReport::default(), 1_000),
             "Down: `agent up` goes up\n"
         );
     }

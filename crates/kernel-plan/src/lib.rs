@@ -15,6 +15,7 @@
 
 mod constants;
 mod desired;
+mod drift;
 pub mod firewall;
 mod plan;
 mod ports;
@@ -25,6 +26,7 @@ mod step;
 
 pub use constants::*;
 pub use desired::{NodeSettings, desired_state, relay_sysctls, scope};
+pub use drift::{Area, Author, Change, area, found};
 pub use plan::{plan, plan_teardown};
 pub use ports::{Counter, HostFacts, Kernel, KernelError, LinkFact, PortFact};
 pub use preflight::{Effects, PreflightRequest, Refusal, Refusals, WireguardChoice, preflight};

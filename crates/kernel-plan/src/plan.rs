@@ -1,12 +1,13 @@
 //! The steps from what the kernel looks like to what it should look like.
 //!
-//! The order keeps every moment at most as wide as before or after: tighten the firewall, take
+//! The order keeps every moment at most as wide as before or after: tighten the firewall, move
+//! prefixes from peers that go to their heirs (the same node with a new key loses no packet), take
 //! peers, prefixes, rules and routes away, add link, addresses and settings, add peers, routes and
 //! rules, loosen the firewall.
 
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
-use weir_overlay::NodePublicKey;
+use weir_overlay::{NodePublicKey, overlay_prefixes};
 
 use crate::{
     CT_GENERATION_MASK, DesiredPeer, DesiredState, LinkKind, ObservedLink, ObservedPeer,
@@ -67,16 +68,6 @@ fn firewall_steps(
     (load(&both), Vec::new())
 }
 
-/// Prefixes that this peer must lose before anything is added: those that nobody else takes over.
-fn lost(observed: &ObservedPeer, desired: &DesiredPeer, all: &BTreeSet<IpNet>) -> BTreeSet<IpNet> {
-    observed
-        .allowed_ips
-        .iter()
-        .filter(|prefix| !desired.allowed_ips.contains(prefix) && !all.contains(prefix))
-        .copied()
-        .collect()
-}
-
 fn endpoint_update(
     desired: &DesiredPeer,
     observed: Option<&ObservedPeer>,
@@ -93,54 +84,101 @@ fn endpoint_update(
 }
 
 struct PeerSteps {
+    hand_over: Vec<Step>,
     remove: Vec<Step>,
     add: Vec<Step>,
+}
+
+/// Who has each prefix of the peers that go.
+fn estate<'a>(
+    gone: &BTreeSet<NodePublicKey>,
+    observed: &'a BTreeMap<NodePublicKey, ObservedPeer>,
+) -> BTreeMap<IpNet, &'a ObservedPeer> {
+    gone.iter()
+        .filter_map(|key| observed.get(key))
+        .flat_map(|peer| peer.allowed_ips.iter().map(move |prefix| (*prefix, peer)))
+        .collect()
+}
+
+/// Where the node behind a new key was last heard: with the old key, which had the same overlay
+/// address.
+fn last_heard(
+    inherited: &BTreeSet<IpNet>,
+    estate: &BTreeMap<IpNet, &ObservedPeer>,
+) -> Option<std::net::SocketAddr> {
+    let overlay = overlay_prefixes();
+    inherited
+        .iter()
+        .filter(|prefix| overlay.iter().any(|net| net.contains(*prefix)))
+        .find_map(|prefix| estate.get(prefix)?.endpoint)
 }
 
 fn peer_steps(
     desired: &DesiredState,
     observed: &BTreeMap<NodePublicKey, ObservedPeer>,
 ) -> PeerSteps {
-    let all: BTreeSet<IpNet> = desired
-        .peers
-        .values()
-        .flat_map(|peer| peer.allowed_ips.iter().copied())
-        .collect();
     let gone: BTreeSet<_> = observed
         .keys()
         .filter(|key| !desired.peers.contains_key(key))
         .copied()
         .collect();
-    let mut narrowed = Vec::new();
-    let mut updates = Vec::new();
+    let estate = estate(&gone, observed);
+    let unseen = ObservedPeer::default();
+    let (mut heirs, mut narrowed, mut updates) = (Vec::new(), Vec::new(), Vec::new());
+    // Those that some peer should have; only wanted when one has a prefix too many.
+    let mut all: Option<BTreeSet<IpNet>> = None;
     for (key, peer) in &desired.peers {
-        let seen = observed.get(key);
-        let seen_ips = seen
-            .map(|seen| seen.allowed_ips.clone())
-            .unwrap_or_default();
-        if let Some(seen) = seen {
-            let lost = lost(seen, peer, &all);
+        let found = observed.get(key);
+        let seen = found.unwrap_or(&unseen);
+        if !seen.allowed_ips.is_subset(&peer.allowed_ips) {
+            let all = all.get_or_insert_with(|| {
+                let peers = desired.peers.values();
+                peers
+                    .flat_map(|peer| peer.allowed_ips.iter().copied())
+                    .collect()
+            });
+            // What another peer takes over is not lost: it moves.
+            let lost: BTreeSet<IpNet> = seen.allowed_ips.difference(all).copied().collect();
             if !lost.is_empty() {
                 narrowed.push(PeerUpdate {
-                    key: *key,
-                    add_allowed_ips: BTreeSet::new(),
-                    replace_allowed_ips: Some(&seen_ips - &lost),
-                    endpoint: None,
-                    keepalive: None,
+                    remove_allowed_ips: lost,
+                    ..PeerUpdate::of(*key)
                 });
             }
         }
-        let missing = &peer.allowed_ips - &seen_ips;
-        let endpoint = endpoint_update(peer, seen);
-        let keepalive = (peer.keepalive != seen.and_then(|seen| seen.keepalive))
-            .then(|| peer.keepalive.unwrap_or_default());
-        if seen.is_none() || !missing.is_empty() || endpoint.is_some() || keepalive.is_some() {
+        let mut missing = &peer.allowed_ips - &seen.allowed_ips;
+        let mut endpoint = endpoint_update(peer, found);
+        let mut keepalive =
+            (peer.keepalive != seen.keepalive).then(|| peer.keepalive.unwrap_or_default());
+        let inherited: BTreeSet<IpNet> = if estate.is_empty() {
+            BTreeSet::new()
+        } else {
+            missing
+                .iter()
+                .filter(|prefix| estate.contains_key(prefix))
+                .copied()
+                .collect()
+        };
+        let mut is_new = found.is_none();
+        if !inherited.is_empty() {
+            missing = &missing - &inherited;
+            if is_new {
+                endpoint = endpoint.or_else(|| last_heard(&inherited, &estate));
+            }
+            heirs.push(PeerUpdate {
+                add_allowed_ips: inherited,
+                endpoint: endpoint.take(),
+                keepalive: keepalive.take(),
+                ..PeerUpdate::of(*key)
+            });
+            is_new = false;
+        }
+        if is_new || !missing.is_empty() || endpoint.is_some() || keepalive.is_some() {
             updates.push(PeerUpdate {
-                key: *key,
                 add_allowed_ips: missing,
-                replace_allowed_ips: None,
                 endpoint,
                 keepalive,
+                ..PeerUpdate::of(*key)
             });
         }
     }
@@ -156,6 +194,7 @@ fn peer_steps(
     }
     remove.extend(chunks(&narrowed));
     PeerSteps {
+        hand_over: chunks(&heirs),
         remove,
         add: chunks(&updates),
     }
@@ -192,6 +231,7 @@ pub fn plan(
     }
 
     let mut steps = tighten;
+    steps.extend(peers.hand_over);
     steps.extend(peers.remove);
     steps.extend(
         observed

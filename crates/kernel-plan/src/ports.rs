@@ -7,7 +7,7 @@ use std::{
     net::IpAddr,
 };
 
-use crate::{LinkKind, ObservedState, Scope, Step};
+use crate::{Change, LinkKind, ObservedState, Scope, Step};
 
 /// Why the kernel did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -98,7 +98,12 @@ pub trait Kernel: Send + Sync {
         step: &Step,
     ) -> impl Future<Output = Result<(), KernelError>> + Send;
 
-    /// Waits until the kernel says that links, addresses, routes, rules or nftables changed: a
-    /// hint to look again, without content. May wake for nothing; safe to cancel.
-    fn changed(&self) -> impl Future<Output = ()> + Send;
+    /// Waits until the kernel says that something changed which may be ours, or until that is
+    /// found by comparing where the kernel does not say so: a hint to look again. May wake for
+    /// nothing, and for our own changes; safe to cancel.
+    fn changed(&self) -> impl Future<Output = Change> + Send;
+
+    /// Takes the hints that have come so far, without waiting for more. What they tell of happened
+    /// before the next look, which sees it.
+    fn pending_changes(&self) -> impl Future<Output = BTreeSet<Change>> + Send;
 }

@@ -78,6 +78,15 @@ impl LinkMtu {
     }
 }
 
+impl fmt::Display for IpFamily {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
+}
+
 /// The link as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DesiredLink {

@@ -5,8 +5,7 @@ use std::{collections::BTreeSet, fmt, net::SocketAddr, sync::Arc};
 use weir_overlay::NodePublicKey;
 
 use crate::{
-    DesiredDevice, IpFamily, PolicyRule, Route, RouteTarget, SysctlKey, WireguardBackend,
-    firewall::Table,
+    DesiredDevice, PolicyRule, Route, RouteTarget, SysctlKey, WireguardBackend, firewall::Table,
 };
 
 /// A change to one peer. Never touches what it does not name: a session survives it.
@@ -16,13 +15,27 @@ pub struct PeerUpdate {
     pub key: NodePublicKey,
     /// Prefixes to add. The kernel takes each from the peer that had it, in the same operation.
     pub add_allowed_ips: BTreeSet<IpNet>,
-    /// When present, the peer's prefixes become exactly these: how prefixes are taken away, since
-    /// kernels before 6.15 cannot remove a single one. Then `add_allowed_ips` is empty.
-    pub replace_allowed_ips: Option<BTreeSet<IpNet>>,
+    /// Prefixes to take away. No peer has them afterwards; never one that `add_allowed_ips` of the
+    /// same step names.
+    pub remove_allowed_ips: BTreeSet<IpNet>,
     /// A new endpoint; `None` leaves it, roamed ones too.
     pub endpoint: Option<SocketAddr>,
     /// A new keepalive, in seconds, 0 for none; `None` leaves it.
     pub keepalive: Option<u16>,
+}
+
+impl PeerUpdate {
+    /// One that changes nothing, but that the peer exists.
+    #[must_use]
+    pub const fn of(key: NodePublicKey) -> Self {
+        Self {
+            key,
+            add_allowed_ips: BTreeSet::new(),
+            remove_allowed_ips: BTreeSet::new(),
+            endpoint: None,
+            keepalive: None,
+        }
+    }
 }
 
 /// One thing to do to the kernel. Adapters carry it out without choices of their own; doing a step
@@ -90,10 +103,6 @@ pub enum Step {
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let family = |family: &IpFamily| match family {
-            IpFamily::V4 => "IPv4",
-            IpFamily::V6 => "IPv6",
-        };
         let kind = |route: &Route| match route.target {
             RouteTarget::Link { .. } => "",
             RouteTarget::Unreachable => "unreachable ",
@@ -132,9 +141,9 @@ impl fmt::Display for Step {
                 let (kind, to) = (kind(route), route.destination);
                 write!(f, "remove {kind}route {to} from table {}", route.table)
             }
-            Self::AddRule(rule) => write!(f, "add {} rule {}", family(&rule.family), rule.priority),
+            Self::AddRule(rule) => write!(f, "add {} rule {}", rule.family, rule.priority),
             Self::RemoveRule(rule) => {
-                write!(f, "remove {} rule {}", family(&rule.family), rule.priority)
+                write!(f, "remove {} rule {}", rule.family, rule.priority)
             }
             Self::SetSysctl { key, value } => write!(f, "set {key} to {value}"),
         }

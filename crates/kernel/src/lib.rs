@@ -9,7 +9,8 @@
 //! - `wireguard.rs` reads and changes WireGuard devices, the kernel's and the userspace one alike;
 //! - `firewall.rs` runs `nft`, `conntrack.rs` forgets connections, `sysctl.rs` reads and writes
 //!   kernel settings;
-//! - `changes.rs` waits for the kernel to say that something changed;
+//! - `changes.rs` waits for the kernel to say that something changed, `watch.rs` looks again at
+//!   WireGuard, of which the kernel says nothing;
 //! - `host.rs` learns what `up` must know of a host before it changes anything;
 //! - `userspace/` is the WireGuard device for kernels that have none, in a process of its own.
 //!
@@ -30,6 +31,7 @@ mod routes;
 mod rules;
 mod sysctl;
 pub mod userspace;
+mod watch;
 mod wireguard;
 
 pub use linux::{KernelOptions, LinuxKernel};

@@ -1,9 +1,9 @@
 //! Hands each observation and each step to the part that knows that piece of the kernel.
 
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf, time::Instant};
 use weir_kernel_plan::{
-    Kernel, KernelError, LinkKind, ObservedDevice, ObservedLink, ObservedState, Scope, Step,
-    WireguardBackend,
+    Area, Change, Kernel, KernelError, LinkKind, ObservedDevice, ObservedLink, ObservedState,
+    Scope, Step, WireguardBackend,
 };
 use weir_overlay::InterfaceName;
 
@@ -15,6 +15,7 @@ use crate::{
     netlink::Netlink,
     path, routes, rules, sysctl,
     userspace::{self, DeviceProgram},
+    watch::Watch,
     wireguard::Wireguard,
 };
 
@@ -45,6 +46,7 @@ pub struct LinuxKernel {
     pub(crate) options: KernelOptions,
     pub(crate) wireguard: Wireguard,
     changes: Changes,
+    watch: Watch,
 }
 
 impl std::fmt::Debug for LinuxKernel {
@@ -77,12 +79,18 @@ impl LinuxKernel {
             LinkKind::Tun if userspace::answers(interface).await => WireguardBackend::Userspace,
             LinkKind::Tun | LinkKind::Other(_) => return Ok(None),
         };
+        let started = Instant::now();
         match (self.wireguard.observe(interface, backend).await, backend) {
             // The process ended while it was asked.
             (Err(_), WireguardBackend::Userspace) if !userspace::answers(interface).await => {
                 Ok(None)
             }
-            (observed, _) => observed.map(Some),
+            (Ok(device), backend) => {
+                self.watch
+                    .saw(interface, backend, &device, started.elapsed());
+                Ok(Some(device))
+            }
+            (Err(error), _) => Err(error),
         }
     }
 
@@ -156,6 +164,7 @@ impl LinuxKernel {
 impl Kernel for LinuxKernel {
     async fn observe(&self, scope: &Scope) -> Result<ObservedState, KernelError> {
         let interface = &scope.interface;
+        self.watch.forget();
         let mut state = ObservedState {
             rules: rules::observe(&self.netlink).await?,
             firewall: firewall::observe(&self.options.nft).await?,
@@ -215,7 +224,14 @@ impl Kernel for LinuxKernel {
         }
     }
 
-    async fn changed(&self) {
-        self.changes.wait().await;
+    async fn changed(&self) -> Change {
+        tokio::select! {
+            change = self.changes.wait() => change,
+            () = self.watch.differs(&self.wireguard) => Change { area: Area::Wireguard, by: None },
+        }
+    }
+
+    async fn pending_changes(&self) -> BTreeSet<Change> {
+        self.changes.pending().await
     }
 }

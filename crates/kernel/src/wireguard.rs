@@ -1,7 +1,9 @@
 //! Reads and changes WireGuard devices with `wireguard-control`, within its limits:
 //!
 //! - it refuses a peer with more than 287 IPv4 (201 IPv6) prefixes in one update: a peer's
-//!   prefixes are split over several entries, only the first of which may replace;
+//!   prefixes are split over several entries;
+//! - it cannot take a prefix away but by replacing all of the peer's, which leaves a large peer
+//!   without most of them for a moment: they are moved to a peer that is made for it and removed;
 //! - it returns a peer with many prefixes as several entries: they are merged by key;
 //! - it blocks, and opens a socket for each message: it runs off the async threads, one call at a
 //!   time, within a deadline;
@@ -142,7 +144,12 @@ impl Wireguard {
         backend: WireguardBackend,
         updates: &[PeerUpdate],
     ) -> Result<(), KernelError> {
-        let entries = updates.iter().flat_map(entries).map(Entry::build).collect();
+        let mut entries: Vec<_> = updates.iter().flat_map(entries).map(Entry::build).collect();
+        entries.extend(discard(
+            updates
+                .iter()
+                .flat_map(|update| update.remove_allowed_ips.iter().copied()),
+        )?);
         let operation = format!("update {} peers", updates.len());
         self.update(&operation, interface, backend, batches(entries))
             .await
@@ -213,7 +220,6 @@ const fn clamped(mut key: [u8; 32]) -> [u8; 32] {
 #[derive(Debug, PartialEq, Eq)]
 struct Entry {
     key: NodePublicKey,
-    replace: bool,
     prefixes: Vec<IpNet>,
     endpoint: Option<SocketAddr>,
     keepalive: Option<u16>,
@@ -222,9 +228,6 @@ struct Entry {
 impl Entry {
     fn build(self) -> PeerConfigBuilder {
         let mut peer = PeerConfigBuilder::new(&library_key(&self.key));
-        if self.replace {
-            peer = peer.replace_allowed_ips();
-        }
         if let Some(endpoint) = self.endpoint {
             peer = peer.set_endpoint(endpoint);
         }
@@ -237,31 +240,58 @@ impl Entry {
     }
 }
 
-/// The entries that carry one peer's update: the first with everything but most of the prefixes.
+/// The entries that carry what one peer gets: the first with everything but most of the prefixes.
+/// None for an update that only takes prefixes away.
 fn entries(update: &PeerUpdate) -> Vec<Entry> {
-    let prefixes: Vec<IpNet> = update
-        .replace_allowed_ips
-        .as_ref()
-        .unwrap_or(&update.add_allowed_ips)
-        .iter()
-        .copied()
-        .collect();
+    let gets_nothing = update.add_allowed_ips.is_empty()
+        && update.endpoint.is_none()
+        && update.keepalive.is_none();
+    if gets_nothing && !update.remove_allowed_ips.is_empty() {
+        return Vec::new();
+    }
+    let prefixes: Vec<IpNet> = update.add_allowed_ips.iter().copied().collect();
     let (first, rest) = prefixes.split_at(prefixes.len().min(PREFIXES_PER_ENTRY));
     let mut entries = vec![Entry {
         key: update.key,
-        replace: update.replace_allowed_ips.is_some(),
         prefixes: first.to_vec(),
         endpoint: update.endpoint,
         keepalive: update.keepalive,
     }];
     entries.extend(rest.chunks(PREFIXES_PER_ENTRY).map(|chunk| Entry {
         key: update.key,
-        replace: false,
         prefixes: chunk.to_vec(),
         endpoint: None,
         keepalive: None,
     }));
     entries
+}
+
+/// The entries that take prefixes from whoever has them: they move to a peer with a key that
+/// nobody has, and that peer is removed. Should only the first half arrive, the next pass finds a
+/// peer that nobody asked for.
+fn discard(prefixes: impl Iterator<Item = IpNet>) -> Result<Vec<PeerConfigBuilder>, KernelError> {
+    let prefixes: Vec<IpNet> = prefixes.collect();
+    if prefixes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes)
+        .map_err(|error| failed("take prefixes away", format!("no random number: {error}")))?;
+    let key = NodePublicKey::from_bytes(bytes);
+    let mut entries: Vec<_> = prefixes
+        .chunks(PREFIXES_PER_ENTRY)
+        .map(|chunk| {
+            let entry = Entry {
+                key,
+                prefixes: chunk.to_vec(),
+                endpoint: None,
+                keepalive: None,
+            };
+            entry.build()
+        })
+        .collect();
+    entries.push(PeerConfigBuilder::new(&library_key(&key)).remove());
+    Ok(entries)
 }
 
 fn batches(entries: Vec<PeerConfigBuilder>) -> Vec<DeviceUpdate> {
@@ -328,19 +358,21 @@ mod tests {
             .collect()
     }
 
-    fn update(replace: Option<u32>, add: u32) -> PeerUpdate {
+    fn update(add: u32, remove: u32) -> PeerUpdate {
         PeerUpdate {
-            key: NodePublicKey::from_bytes([1; 32]),
             add_allowed_ips: prefixes(add),
-            replace_allowed_ips: replace.map(prefixes),
-            endpoint: "192.0.2.1:51920".parse().ok(),
-            keepalive: Some(25),
+            remove_allowed_ips: prefixes(remove),
+            ..PeerUpdate::of(NodePublicKey::from_bytes([1; 32]))
         }
     }
 
     #[test]
-    fn only_the_first_entry_replaces() {
-        let entries = entries(&update(Some(1000), 0));
+    fn prefixes_are_split_and_the_rest_said_once() {
+        let entries = entries(&PeerUpdate {
+            endpoint: "192.0.2.1:51920".parse().ok(),
+            keepalive: Some(25),
+            ..update(1000, 0)
+        });
         assert_eq!(entries.len(), 7);
         assert!(
             entries
@@ -351,17 +383,16 @@ mod tests {
             entries.iter().map(|e| e.prefixes.len()).sum::<usize>(),
             1000
         );
-        let replacing: Vec<bool> = entries.iter().map(|e| e.replace).collect();
-        assert_eq!(replacing, [true, false, false, false, false, false, false]);
+        assert!(entries[0].endpoint.is_some() && entries[0].keepalive.is_some());
         assert!(entries[1..].iter().all(|e| e.endpoint.is_none()));
     }
 
     #[test]
-    fn an_update_without_prefixes_is_one_entry() {
-        let adding = entries(&update(None, 0));
-        assert_eq!(adding.len(), 1);
-        assert!(!adding[0].replace);
-        assert!(entries(&update(Some(0), 0))[0].replace);
+    fn an_update_without_prefixes_makes_the_peer_and_one_that_takes_away_does_not() {
+        assert_eq!(entries(&update(0, 0)).len(), 1);
+        assert_eq!(entries(&update(0, 5)).len(), 0);
+        assert_eq!(discard(prefixes(1000).into_iter()).unwrap().len(), 8);
+        assert_eq!(discard(std::iter::empty()).unwrap().len(), 0);
     }
 
     #[test]

@@ -16,8 +16,8 @@ use std::task::{Context, Poll, Waker};
 
 use nix::errno::Errno;
 use weir_kernel_plan::{
-    Kernel, KernelError, LinkKind, ObservedDevice, ObservedLink, ObservedState, PeerUpdate, Route,
-    Scope, Step, SysctlKey, WireguardBackend,
+    Change, Kernel, KernelError, LinkKind, ObservedDevice, ObservedLink, ObservedState, PeerUpdate,
+    Route, Scope, Step, SysctlKey, WireguardBackend, area,
 };
 
 use faults::Faults;
@@ -47,7 +47,7 @@ struct Machine {
     faults: Faults,
     applied: Vec<Step>,
     observed: usize,
-    changed: bool,
+    changes: BTreeSet<Change>,
     waiting: Vec<Waker>,
 }
 
@@ -100,6 +100,11 @@ impl FakeKernel {
     /// Somebody else changes the kernel behind our back, and the kernel says so. Taking the
     /// firewall away is possible; to change it, use [`tamper_with_firewall`](Self::tamper_with_firewall).
     pub fn drift(&self, change: impl FnOnce(&mut ObservedState)) {
+        self.drift_by(Change::UNKNOWN, change);
+    }
+
+    /// As [`drift`](Self::drift), and the kernel says so with this hint.
+    pub fn drift_by(&self, hint: Change, change: impl FnOnce(&mut ObservedState)) {
         let mut machine = self.machine();
         let mut state = machine.whole_state();
         change(&mut state);
@@ -107,7 +112,7 @@ impl FakeKernel {
             machine.table = None;
         }
         machine.state = state;
-        machine.notify();
+        machine.notify(hint);
     }
 
     /// Somebody else adds a rule to our table, and the kernel says so.
@@ -116,7 +121,7 @@ impl FakeKernel {
         if let Some(table) = &mut machine.table {
             table.add_foreign_rule();
         }
-        machine.notify();
+        machine.notify(Change::UNKNOWN);
     }
 
     /// The next `times` steps whose text contains `text` fail with `errno`, and change nothing.
@@ -138,10 +143,10 @@ impl FakeKernel {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn poll_changed(&self, context: &Context<'_>) -> Poll<()> {
+    fn poll_changed(&self, context: &Context<'_>) -> Poll<Change> {
         let mut machine = self.machine();
-        if std::mem::take(&mut machine.changed) {
-            return Poll::Ready(());
+        if let Some(change) = machine.changes.pop_first() {
+            return Poll::Ready(change);
         }
         if !machine
             .waiting
@@ -170,8 +175,12 @@ impl Kernel for FakeKernel {
         ready(self.machine().apply(step))
     }
 
-    fn changed(&self) -> impl Future<Output = ()> + Send {
+    fn changed(&self) -> impl Future<Output = Change> + Send {
         poll_fn(|context| self.poll_changed(context))
+    }
+
+    fn pending_changes(&self) -> impl Future<Output = BTreeSet<Change>> + Send {
+        ready(std::mem::take(&mut self.machine().changes))
     }
 }
 
@@ -205,12 +214,15 @@ impl Machine {
             None => self.carry_out(step).map_err(|errno| failure(&text, errno)),
         }?;
         self.applied.push(step.clone());
-        self.notify();
+        self.notify(Change {
+            area: area(step),
+            by: None,
+        });
         Ok(())
     }
 
-    fn notify(&mut self) {
-        self.changed = true;
+    fn notify(&mut self, hint: Change) {
+        self.changes.insert(hint);
         self.waiting.drain(..).for_each(Waker::wake);
     }
 
@@ -313,18 +325,13 @@ impl Machine {
 }
 
 fn update_peer(device: &mut ObservedDevice, update: &PeerUpdate) {
-    let replaced = update.replace_allowed_ips.as_ref();
-    let taken = replaced.unwrap_or(&update.add_allowed_ips);
-    for (key, peer) in &mut device.peers {
-        if *key != update.key {
-            peer.allowed_ips.retain(|prefix| !taken.contains(prefix));
-        }
+    for peer in device.peers.values_mut() {
+        peer.allowed_ips.retain(|prefix| {
+            !update.add_allowed_ips.contains(prefix) && !update.remove_allowed_ips.contains(prefix)
+        });
     }
     let peer = device.peers.entry(update.key).or_default();
-    if replaced.is_some() {
-        peer.allowed_ips.clear();
-    }
-    peer.allowed_ips.extend(taken);
+    peer.allowed_ips.extend(&update.add_allowed_ips);
     if update.endpoint.is_some() {
         peer.endpoint = update.endpoint;
     }

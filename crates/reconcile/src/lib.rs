@@ -29,4 +29,4 @@ pub use directory::{DirectoryError, StateDirectory};
 pub use ledger::{Ledger, LedgerError, LedgerOpened};
 pub use reconciler::{Goal, Reconciler, ReconcilerHandle, Target, Timing};
 pub use saved_host::SavedHost;
-pub use status::{Counters, Status};
+pub use status::{Counters, Repair, Status};

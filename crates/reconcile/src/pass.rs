@@ -3,9 +3,9 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tracing::{debug, error, warn};
 use weir_kernel_plan::{
-    DesiredState, Kernel, KernelError, ObservedState, RouteTarget, Scope, Step,
+    Area, Change, DesiredState, Kernel, KernelError, ObservedState, RouteTarget, Scope, Step, area,
     firewall::{DesiredFirewall, InForce, Table},
-    plan, plan_teardown, scope,
+    found, plan, plan_teardown, scope,
 };
 use weir_overlay::InterfaceName;
 use weir_protocol::ItemFailure;
@@ -25,8 +25,32 @@ pub(crate) struct Report {
     pub(crate) done: Vec<String>,
     /// Whether any of them was more than telling a peer its endpoint again.
     pub(crate) changed: bool,
+    /// What was not as it should be before the first step, and who was seen to do it.
+    pub(crate) found: Found,
     /// What failed.
     pub(crate) failures: Vec<ItemFailure>,
+}
+
+/// What a pass found that was not as it should be.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// A sentence for each thing.
+    pub(crate) things: Vec<String>,
+    /// The parts of the kernel they are in.
+    pub(crate) areas: BTreeSet<Area>,
+    /// Hints that came before the look.
+    pub(crate) hints: BTreeSet<Change>,
+}
+
+impl Found {
+    fn new(steps: &[Step], observed: &ObservedState, hints: BTreeSet<Change>) -> Self {
+        let steps: Vec<_> = steps.iter().filter(|step| !is_upkeep(step)).collect();
+        Self {
+            things: found(&steps, observed),
+            areas: steps.iter().map(|step| area(step)).collect(),
+            hints,
+        }
+    }
 }
 
 impl Report {
@@ -61,7 +85,7 @@ fn only_gives_access(step: &Step, first: bool) -> bool {
         Step::AddRule(_) | Step::SetLinkUp | Step::AddAddress(_) => true,
         Step::UpdatePeers(updates) => updates
             .iter()
-            .all(|update| update.replace_allowed_ips.is_none()),
+            .all(|update| update.remove_allowed_ips.is_empty()),
         Step::DeleteFirewall
         | Step::ForgetConnections { .. }
         | Step::CreateLink { .. }
@@ -87,7 +111,7 @@ fn takes_access(step: &Step) -> bool {
         | Step::RemoveAddress(_) => true,
         Step::UpdatePeers(updates) => updates
             .iter()
-            .any(|update| update.replace_allowed_ips.is_some()),
+            .any(|update| !update.remove_allowed_ips.is_empty()),
         Step::DeleteFirewall
         | Step::CreateLink { .. }
         | Step::DeleteLink
@@ -106,7 +130,7 @@ fn takes_access(step: &Step) -> bool {
 fn is_upkeep(step: &Step) -> bool {
     match step {
         Step::UpdatePeers(updates) => updates.iter().all(|update| {
-            update.add_allowed_ips.is_empty() && update.replace_allowed_ips.is_none()
+            update.add_allowed_ips.is_empty() && update.remove_allowed_ips.is_empty()
         }),
         Step::ForgetConnections { .. } => true,
         Step::LoadFirewall { .. }
@@ -179,6 +203,7 @@ impl<K: Kernel> Worker<K> {
         // A change that both tightens and loosens takes two rounds; the last look proves that
         // the steps took, and is what `status` shows.
         for round in 0..=ROUNDS {
+            let hints = self.kernel.pending_changes().await;
             let observed = match self.observe(&scope).await {
                 Ok(observed) => observed,
                 Err(error) => {
@@ -195,6 +220,9 @@ impl<K: Kernel> Worker<K> {
                 upkeep_only || !report.failures.is_empty()
             };
             report.observed = Some(Arc::clone(&observed));
+            if round == 0 {
+                report.found = Found::new(&steps, &observed, hints);
+            }
             if done {
                 return report;
             }

@@ -1,17 +1,21 @@
 //! The loop: wake on a goal, a hint or a timer, and make a pass.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 use tokio::{
     sync::{Notify, watch},
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tracing::{debug, info, warn};
-use weir_kernel_plan::{DesiredState, Kernel};
+use weir_kernel_plan::{Author, Change, DesiredState, Kernel};
 use weir_overlay::{Generation, InterfaceName};
 
 use crate::{
-    Backoff, DirectoryError, StateDirectory, Status,
-    pass::{Report, Worker},
+    Backoff, DirectoryError, Repair, StateDirectory, Status,
+    pass::{Found, Report, Worker},
 };
 
 /// The kernel as one network map asks for it.
@@ -138,7 +142,63 @@ pub struct Reconciler<K> {
     /// The goal that the last pass reached without failures.
     reached: Option<u64>,
     retry: Backoff,
+    /// Hints that have come since the last pass, and when the first did.
+    hints: BTreeSet<Change>,
+    first_hint: Option<Instant>,
+    /// What is being put back, until it is.
+    repair: Option<Mending>,
 }
+
+/// A repair that has begun.
+#[derive(Debug)]
+struct Mending {
+    found: Found,
+    at: SystemTime,
+    since: Instant,
+}
+
+impl Mending {
+    fn done(self) -> Repair {
+        let things = self.found.things.len();
+        Repair {
+            at: self
+                .at
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .map_or(0, |since| since.as_secs()),
+            found: self
+                .found
+                .things
+                .iter()
+                .take(Repair::THINGS)
+                .cloned()
+                .collect(),
+            more: things.saturating_sub(Repair::THINGS),
+            by: authors(&self.found),
+            seconds: self.since.elapsed().as_secs_f64(),
+        }
+    }
+}
+
+/// Who was seen to change something in the parts where something was found. A process that was
+/// seen twice may have ended in between: then its name is known all the same.
+fn authors(found: &Found) -> Vec<Author> {
+    let mut names = BTreeMap::new();
+    for hint in &found.hints {
+        if let (true, Some(by)) = (hint.explains(&found.areas), &hint.by) {
+            let name: &mut Option<String> = names.entry(by.process).or_default();
+            *name = name.take().or_else(|| by.name.clone());
+        }
+    }
+    names
+        .into_iter()
+        .map(|(process, name)| Author { process, name })
+        .take(Repair::AUTHORS)
+        .collect()
+}
+
+/// How many different hints are kept between two passes. More say no more than that much is
+/// going on.
+const HINTS: usize = 64;
 
 impl<K: Kernel> Reconciler<K> {
     /// A reconciler that pursues [`Goal::LeaveAlone`], and the handle that tells it otherwise.
@@ -166,6 +226,9 @@ impl<K: Kernel> Reconciler<K> {
             status: Status::default(),
             reached: None,
             retry: Backoff::new(timing.first_retry, timing.last_retry),
+            hints: BTreeSet::new(),
+            first_hint: None,
+            repair: None,
         };
         let handle = ReconcilerHandle {
             orders: order_sender,
@@ -198,12 +261,13 @@ impl<K: Kernel> Reconciler<K> {
         let kernel = Arc::clone(self.worker.kernel());
         let timing = self.timing;
         let watches_kernel = matches!(goal, Goal::Up(_));
+        let (hints, first_hint) = (&mut self.hints, &mut self.first_hint);
         let hint = async {
             // Failing steps may themselves make the kernel notify: no faster than the retries.
             if !calm {
                 sleep(wait.min(Duration::from_secs(1))).await;
             }
-            gather_hints(kernel.as_ref(), timing).await;
+            gather_hints(kernel.as_ref(), timing, hints, first_hint).await;
         };
         // All branches are safe to cancel: watch, Notify and timers by their documentation, the
         // kernel's hints by the contract of the port.
@@ -217,7 +281,10 @@ impl<K: Kernel> Reconciler<K> {
 
     /// Makes one pass and publishes what came of it. True when nothing failed.
     async fn pass(&mut self, order: &Order) -> bool {
-        let report = match &order.goal {
+        let started = Instant::now();
+        let since = self.first_hint.take().unwrap_or(started);
+        let mut hints = std::mem::take(&mut self.hints);
+        let mut report = match &order.goal {
             Goal::LeaveAlone => Report::default(),
             Goal::Up(target) => self.worker.bring_up(&target.state).await,
             // Down is an end: once there, what happens on the host is not ours to look at.
@@ -225,14 +292,31 @@ impl<K: Kernel> Reconciler<K> {
             Goal::Down(interface) => self.worker.tear_down(interface).await,
         };
         let calm = report.failures.is_empty();
-        self.log(order, &report);
+        let was_reached = self.reached == Some(order.number);
+        if !was_reached {
+            self.repair = None;
+        }
+        report.found.hints.append(&mut hints);
+        if was_reached && self.repair.is_none() && !report.found.things.is_empty() {
+            self.repair = Some(Mending {
+                found: std::mem::take(&mut report.found),
+                at: SystemTime::now(),
+                since,
+            });
+        }
+        let repaired = self.repair.take_if(|_| calm).map(Mending::done);
+        self.log(order, &report, repaired.as_ref());
         let same_goal = self.status.goal == order.number;
         let counters = &mut self.status.counters;
         counters.passes += 1;
         counters.steps += report.done.len() as u64;
         counters.failed_steps += report.failures.len() as u64;
-        if report.changed && self.reached == Some(order.number) {
+        if let Some(repair) = repaired {
             counters.repairs += 1;
+            self.status.repairs.push_back(repair);
+            if self.status.repairs.len() > Repair::KEPT {
+                self.status.repairs.pop_front();
+            }
         }
         if !same_goal {
             self.status.steps.clear();
@@ -257,11 +341,14 @@ impl<K: Kernel> Reconciler<K> {
         calm
     }
 
-    fn log(&self, order: &Order, report: &Report) {
-        if report.changed && self.reached == Some(order.number) {
+    fn log(&self, order: &Order, report: &Report, repaired: Option<&Repair>) {
+        if let Some(repair) = repaired {
+            let by: Vec<_> = repair.by.iter().map(ToString::to_string).collect();
             warn!(
-                repaired = report.done.join("; "),
-                "something else changed the kernel's settings of ours; they are put back"
+                found = repair.found.join("; "),
+                more = repair.more,
+                by = by.join(", "),
+                "something else changed what is ours in the kernel; it is put back"
             );
         } else if report.failures.is_empty() && self.reached != Some(order.number) {
             match &order.goal {
@@ -277,15 +364,26 @@ impl<K: Kernel> Reconciler<K> {
     }
 }
 
-/// Waits for a hint and then until hints stop coming, but never too long.
-async fn gather_hints<K: Kernel>(kernel: &K, timing: Timing) {
-    kernel.changed().await;
-    let latest = Instant::now() + timing.gather_at_most;
+/// Waits for a hint and then until hints stop coming, but never too long. What is cut short goes on
+/// the next time: hints that came are kept.
+async fn gather_hints<K: Kernel>(
+    kernel: &K,
+    timing: Timing,
+    hints: &mut BTreeSet<Change>,
+    first: &mut Option<Instant>,
+) {
+    hints.insert(kernel.changed().await);
+    let begin = *first.get_or_insert_with(Instant::now);
+    let latest = begin + timing.gather_at_most;
     loop {
         let quiet = (Instant::now() + timing.quiet).min(latest);
         tokio::select! {
             () = sleep_until(quiet) => return,
-            () = kernel.changed() => {}
+            hint = kernel.changed() => {
+                if hints.len() < HINTS {
+                    hints.insert(hint);
+                }
+            }
         }
     }
 }

@@ -1,8 +1,8 @@
 //! What the reconciler says of itself.
 
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
-use weir_kernel_plan::ObservedState;
+use std::{collections::VecDeque, sync::Arc};
+use weir_kernel_plan::{Author, ObservedState};
 use weir_overlay::Generation;
 use weir_protocol::ItemFailure;
 
@@ -19,6 +19,32 @@ pub struct Counters {
     pub repairs: u64,
 }
 
+/// What somebody else changed, and that it was put back.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Repair {
+    /// When it was found, in seconds since 1970.
+    pub at: u64,
+    /// What was found, a sentence each; the first [`Repair::THINGS`] of them.
+    pub found: Vec<String>,
+    /// How many more there were.
+    pub more: usize,
+    /// The processes that the kernel named with changes to these parts of it. Empty when it named
+    /// none.
+    pub by: Vec<Author>,
+    /// Seconds from the first hint, or where there was none from the look that found it, until it
+    /// was put back.
+    pub seconds: f64,
+}
+
+impl Repair {
+    /// How many sentences are kept of one repair.
+    pub const THINGS: usize = 8;
+    /// How many repairs are kept; the oldest go first.
+    pub const KEPT: usize = 16;
+    /// How many authors are kept of one repair.
+    pub const AUTHORS: usize = 4;
+}
+
 /// How things stand after a pass.
 #[derive(Clone, Debug, Default)]
 pub struct Status {
@@ -32,6 +58,8 @@ pub struct Status {
     pub observed: Option<Arc<ObservedState>>,
     /// The steps that were carried out for this goal, in words.
     pub steps: Vec<String>,
+    /// What was put back, the newest last: at most [`Repair::KEPT`].
+    pub repairs: VecDeque<Repair>,
     /// Counts.
     pub counters: Counters,
 }

@@ -17,15 +17,17 @@ use std::{
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use weir_kernel_plan::{
-    Kernel, KernelError, LinkMtu, NodeSettings, ObservedState, RELAYED_TABLE, Scope, Step,
-    SysctlKey, WireguardBackend, desired_state, plan,
+    Area, Author, Change, Kernel, KernelError, LinkMtu, NodeSettings, ObservedState, RELAYED_TABLE,
+    Scope, Step, SysctlKey, WireguardBackend, desired_state, plan,
 };
 use weir_lab::FakeKernel;
 use weir_overlay::{AddressSet, Generation, GrantId, NodeId, NodePrivateKey, NodePublicKey};
 use weir_protocol::{
     Destination, Grant, IpProtocol, NetworkMap, Peer, PortRange, RouteState, RouteStatus, SelfNode,
 };
-use weir_reconcile::{Goal, Reconciler, ReconcilerHandle, StateDirectory, Status, Target, Timing};
+use weir_reconcile::{
+    Goal, Reconciler, ReconcilerHandle, Repair, StateDirectory, Status, Target, Timing,
+};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -354,6 +356,54 @@ async fn what_others_change_is_put_back_within_a_second() {
 }
 
 #[tokio::test]
+async fn a_repair_says_what_was_lost_and_who_was_seen_to_do_it() {
+    let bench = Bench::new();
+    bench
+        .pass(target(&map(1, "100.64.0.2/32", &["9.9.9.9/32"])))
+        .await;
+    let seen = |area, process: u32, name: Option<&str>| Change {
+        area,
+        by: Some(Author {
+            process,
+            name: name.map(str::to_owned),
+        }),
+    };
+    // Somebody touched the links as well, but nothing there was found wrong.
+    bench.kernel.drift_by(seen(Area::Links, 1, None), |_| {});
+    bench.kernel.drift_by(seen(Area::Firewall, 2, None), |_| {});
+    bench
+        .kernel
+        .drift_by(seen(Area::Firewall, 2, Some("nft")), |state| {
+            state.firewall = None
+        });
+    let status = bench
+        .wait("the repair", |status| status.counters.repairs == 1)
+        .await;
+    let repair = &status.repairs[0];
+    assert_eq!(repair.found, ["table inet weir was gone"]);
+    assert_eq!(repair.by.len(), 1);
+    assert_eq!(repair.by[0].to_string(), "nft (process 2)");
+
+    // What went with the link is not told one by one, and only the last repairs are kept.
+    for _ in 0..2 * Repair::KEPT as u64 {
+        let repairs = bench.handle.status().borrow().counters.repairs;
+        bench.kernel.drift(|state| {
+            state.link = None;
+            state.device = None;
+            state.routes.clear();
+        });
+        bench
+            .wait("the repair", |status| status.counters.repairs > repairs)
+            .await;
+    }
+    let status = bench.handle.look(SOON).await;
+    assert_eq!(status.repairs.len(), Repair::KEPT);
+    let last = status.repairs.back().unwrap();
+    assert_eq!(last.found, ["the link was gone"]);
+    assert_eq!(last.by, []);
+}
+
+#[tokio::test]
 async fn a_restart_changes_nothing_in_a_kernel_that_conforms() {
     let bench = Bench::new();
     let map = map(1, "100.64.0.2/32", &["9.9.9.9/32"]);
@@ -389,8 +439,12 @@ impl Kernel for Mortal {
         self.kernel.apply(scope, step).await
     }
 
-    async fn changed(&self) {
+    async fn changed(&self) -> Change {
         std::future::pending().await
+    }
+
+    async fn pending_changes(&self) -> BTreeSet<Change> {
+        BTreeSet::new()
     }
 }
 

@@ -1,9 +1,12 @@
 //! Connections, settings, facts and notifications on the real kernel.
 
-use crate::support::{Node, add_cable, apply, interface, kernel, observe, run, scope};
-use std::{net::UdpSocket, time::Duration};
+use crate::support::{Node, add_cable, apply, interface, kernel, observe, private_key, run, scope};
+use std::{collections::BTreeSet, net::UdpSocket, time::Duration};
 use tokio::time::timeout;
-use weir_kernel_plan::{Kernel, LinkFact, LinkKind, PortFact, Scope, Step, SysctlKey};
+use weir_kernel_plan::{
+    Area, DesiredDevice, Kernel, LinkFact, LinkKind, PeerUpdate, PortFact, Scope, Step, SysctlKey,
+    WireguardBackend,
+};
 
 #[test]
 fn connections_are_forgotten_by_mark_in_both_families() {
@@ -150,12 +153,16 @@ fn every_kind_of_change_wakes_and_silence_does_not() {
             "ip link set d0 up",
             "ip addr add 192.0.2.1/24 dev d0",
             "ip -6 addr add 2001:db8::1/64 dev d0",
-            "ip route add 198.51.100.0/24 dev d0",
-            "ip -6 route add 2001:db8:1::/64 dev d0",
+            "ip route add 198.51.100.0/24 dev d0 proto 87",
+            "ip route replace 198.51.100.0/24 dev d0 proto static",
+            "ip -6 route add 2001:db8:1::/64 dev d0 proto 87",
+            "ip -6 route del 2001:db8:1::/64 dev d0",
             "ip rule add pref 100 lookup 100",
             "ip -6 rule add pref 100 lookup 100",
             "nft add table inet weir",
             "nft delete table inet weir",
+            "sysctl -q net.ipv4.ip_forward=1",
+            "sysctl -q net.ipv6.conf.all.forwarding=1",
         ] {
             // A change between two waits is not missed.
             run(change);
@@ -163,6 +170,85 @@ fn every_kind_of_change_wakes_and_silence_does_not() {
                 .await
                 .unwrap_or_else(|_| panic!("nothing woke after `{change}`"));
             settle().await;
+        }
+    });
+}
+
+#[test]
+fn what_is_not_ours_wakes_nobody() {
+    Node::new().run(|| async {
+        let kernel = kernel();
+        add_cable("d0");
+        let _subscribed = timeout(Duration::from_millis(300), kernel.changed()).await;
+        let _links = kernel.pending_changes().await;
+        run("ip route add 198.51.100.0/24 dev d0");
+        run("ip route del 198.51.100.0/24 dev d0");
+        run("nft add table inet other");
+        run("nft add table ip weir");
+        run("nft delete table ip weir");
+        assert_eq!(kernel.pending_changes().await, BTreeSet::new());
+    });
+}
+
+#[test]
+fn who_changed_our_table_is_known_by_name() {
+    Node::new().run(|| async {
+        let kernel = kernel();
+        run("nft add table inet weir");
+        let _subscribed = kernel.pending_changes().await;
+        run("nft flush ruleset");
+        let changes = kernel.pending_changes().await;
+        let [change] = changes.iter().collect::<Vec<_>>()[..] else {
+            panic!("not one change: {changes:?}");
+        };
+        assert_eq!(change.area, Area::Firewall);
+        let name = change.by.as_ref().and_then(|by| by.name.as_deref());
+        assert_eq!(name, Some("nft"));
+
+        run("ip rule add pref 100 lookup 100");
+        let changes = kernel.pending_changes().await;
+        let by = changes.iter().find_map(|change| change.by.as_ref());
+        // `ip` has ended when its number is looked up, or (its number taken) somebody is there.
+        assert!(by.is_some_and(|by| by.process > 1), "{changes:?}");
+    });
+}
+
+#[test]
+fn a_changed_wireguard_device_is_found_without_a_word_of_the_kernel() {
+    Node::new().run(|| async {
+        let kernel = kernel();
+        let facts = kernel.facts(&interface(), 51920).await.unwrap();
+        let backend = if facts.kernel_wireguard {
+            WireguardBackend::Kernel
+        } else {
+            WireguardBackend::Userspace
+        };
+        apply(&kernel, Step::CreateLink { backend, mtu: 1420 }).await;
+        let device = DesiredDevice {
+            private_key: private_key(1),
+            listen_port: 51920,
+            firewall_mark: 0,
+        };
+        apply(&kernel, Step::ConfigureDevice(device)).await;
+        let peer = PeerUpdate {
+            add_allowed_ips: ["100.64.0.2/32".parse().unwrap()].into(),
+            ..PeerUpdate::of(private_key(2).public())
+        };
+        apply(&kernel, Step::UpdatePeers(vec![peer])).await;
+        observe(&kernel).await;
+        let _ours = kernel.pending_changes().await;
+        let quiet = timeout(Duration::from_millis(1200), kernel.changed()).await;
+        assert!(quiet.is_err(), "woke for nothing: {quiet:?}");
+        let key = private_key(2).public();
+        for change in [
+            format!("wg set weir0 peer {key} allowed-ips 100.64.0.3/32"),
+            format!("wg set weir0 peer {key} remove"),
+            "wg set weir0 listen-port 51921".to_owned(),
+        ] {
+            run(&change);
+            let woken = timeout(Duration::from_secs(20), kernel.changed()).await;
+            assert_eq!(woken.unwrap().area, Area::Wireguard, "{change}");
+            observe(&kernel).await;
         }
     });
 }

@@ -62,12 +62,23 @@ impl Node {
         T: Send + 'static,
         F: Future<Output = T>,
     {
+        self.start(work)
+            .recv()
+            .expect("the work in the node panicked")
+    }
+
+    /// Starts `work` in the node; its result comes later.
+    pub(crate) fn start<T, F>(&self, work: impl FnOnce() -> F + Send + 'static) -> mpsc::Receiver<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = T>,
+    {
         let (done, result) = mpsc::channel();
         let job: Job = Box::new(move |runtime| {
             let _receiver_gone = done.send(runtime.block_on(work()));
         });
         self.jobs.as_ref().unwrap().send(job).unwrap();
-        result.recv().expect("the work in the node panicked")
+        result
     }
 
     /// Runs a command line in the node; its standard output.

@@ -55,11 +55,8 @@ fn device(seed: u8) -> DesiredDevice {
 
 fn update(key: NodePublicKey, add: &[&str]) -> PeerUpdate {
     PeerUpdate {
-        key,
         add_allowed_ips: add.iter().map(|text| text.parse().unwrap()).collect(),
-        replace_allowed_ips: None,
-        endpoint: None,
-        keepalive: None,
+        ..PeerUpdate::of(key)
     }
 }
 
@@ -222,10 +219,20 @@ fn a_peer_with_a_thousand_prefixes_is_one_peer() {
             assert_eq!(seen.endpoint, "[2001:db8::1]:51920".parse().ok());
             assert_eq!((seen.keepalive, seen.handshake_age), (Some(25), None));
 
-            // Replacing takes away across entries too, and leaves the rest of the peer.
-            let kept: BTreeSet<IpNet> = prefixes.into_iter().skip(300).collect();
+            // Most of them go, and with them nothing else of the peer, and nobody comes.
+            let (lost, kept): (BTreeSet<IpNet>, BTreeSet<IpNet>) = prefixes
+                .into_iter()
+                .enumerate()
+                .fold(Default::default(), |(mut lost, mut kept), (n, prefix)| {
+                    let _new = if n < 300 {
+                        lost.insert(prefix)
+                    } else {
+                        kept.insert(prefix)
+                    };
+                    (lost, kept)
+                });
             let fewer = PeerUpdate {
-                replace_allowed_ips: Some(kept.clone()),
+                remove_allowed_ips: lost,
                 keepalive: Some(0),
                 ..update(key, &[])
             };
@@ -233,6 +240,7 @@ fn a_peer_with_a_thousand_prefixes_is_one_peer() {
             let seen = peer(&kernel, key).await;
             assert_eq!(seen.allowed_ips, kept);
             assert_eq!((seen.keepalive, seen.endpoint.is_some()), (None, true));
+            assert_eq!(observe(&kernel).await.device.unwrap().peers.len(), 2);
             apply(&kernel, Step::RemovePeers([key].into())).await;
             assert_eq!(observe(&kernel).await.device.unwrap().peers.len(), 1);
         });
@@ -314,6 +322,51 @@ fn changes_of_peers_lose_no_packet_and_renew_no_handshake() {
         pair.b.run(move || async move {
             let seen = peer(&kernel, private_key(1).public()).await;
             assert!(seen.handshake_age >= Some(4), "{seen:?}");
+        });
+    });
+}
+
+#[test]
+fn a_peer_with_a_new_key_loses_no_packet() {
+    with_each_backend(|backend| {
+        let pair = Pair::new(backend);
+        let (a, b) = (Arc::clone(&pair.a_kernel), Arc::clone(&pair.b_kernel));
+        pair.a.run(|| async {
+            assert_eq!(pings_answered("100.64.0.2", 3).await, 3);
+        });
+        let (told, news) = std::sync::mpsc::channel();
+        let pinging = pair.a.start(move || async move {
+            let changes = async {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                // The steps of the plan for a map with the new key: the heir takes over the
+                // prefix and the last known endpoint, and then the old key goes.
+                let heir = PeerUpdate {
+                    endpoint: format!("192.0.2.2:{PORT}").parse().ok(),
+                    ..update(private_key(3).public(), &["100.64.0.2/32"])
+                };
+                told.send(()).unwrap();
+                for step in [
+                    Step::UpdatePeers(vec![heir]),
+                    Step::RemovePeers([private_key(2).public()].into()),
+                ] {
+                    a.apply(&scope(), &step).await.unwrap();
+                }
+            };
+            let (answered, ()) = tokio::join!(pings_answered("100.64.0.2", 60), changes);
+            answered
+        });
+        news.recv().unwrap();
+        pair.b.run(move || async move {
+            b.apply(&scope(), &Step::ConfigureDevice(device(3)))
+                .await
+                .unwrap();
+        });
+        assert_eq!(pinging.recv().unwrap(), 60, "packets were lost");
+        let kernel = Arc::clone(&pair.a_kernel);
+        pair.a.run(move || async move {
+            let peers = observe(&kernel).await.device.unwrap().peers;
+            assert_eq!(peers.len(), 1);
+            assert!(peers[&private_key(3).public()].handshake_age < Some(5));
         });
     });
 }
