@@ -2,13 +2,14 @@
 
 use crate::{
     clock,
+    cluster::{Cluster, Role},
     engine::Engine,
     presence::Presence,
     replay::ReplayCache,
-    store::{Store, StoreError},
+    store::{CoordinatorRow, Store, StoreError},
 };
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Instant};
-use tokio::task::JoinHandle;
+use tokio::{sync::watch, task::JoinHandle};
 use weir_protocol::Pin;
 
 /// What a coordinator is known by.
@@ -39,6 +40,9 @@ pub(crate) struct Coordinator {
     pub identity: Identity,
     /// Where its key is, and room for files.
     pub state_dir: PathBuf,
+    /// What the other coordinators on the database know it as.
+    pub member: CoordinatorRow,
+    _cluster: Option<Cluster>,
 }
 
 impl Coordinator {
@@ -51,6 +55,7 @@ impl Coordinator {
         store: Store,
         identity: Identity,
         state_dir: PathBuf,
+        member: CoordinatorRow,
     ) -> Result<(Arc<Self>, JoinHandle<()>), StoreError> {
         let accepted = store
             .read()
@@ -58,7 +63,13 @@ impl Coordinator {
             .accepted_signatures(clock::now())
             .await?;
         let presence = Presence::new(Instant::now());
-        let (engine, task) = Engine::start(store.clone(), Arc::clone(&presence)).await?;
+        let role = match store.is_shared() {
+            true => Role::Follower,
+            false => Role::Alone,
+        };
+        let (role, seen) = watch::channel(role);
+        let (engine, task) = Engine::start(store.clone(), Arc::clone(&presence), seen).await?;
+        let cluster = Cluster::start(&store, member.clone(), &presence, role, engine.nudge());
         let coordinator = Self {
             store,
             engine,
@@ -66,6 +77,8 @@ impl Coordinator {
             replay: ReplayCache::new(accepted),
             identity,
             state_dir,
+            member,
+            _cluster: cluster,
         };
         Ok((Arc::new(coordinator), task))
     }

@@ -22,6 +22,7 @@ pub mod store;
 mod addresses;
 mod admin;
 mod clock;
+mod cluster;
 mod coordinator;
 mod engine;
 mod enrolment;

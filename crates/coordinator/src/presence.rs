@@ -20,6 +20,8 @@ struct State {
     left: BTreeMap<NodeId, Instant>,
     /// Nodes that left, and when (in seconds since 1970), until this is stored.
     to_store: BTreeMap<NodeId, i64>,
+    /// The nodes that are connected to other coordinators.
+    elsewhere: BTreeSet<NodeId>,
 }
 
 /// The connected nodes.
@@ -61,16 +63,30 @@ impl Presence {
         }
     }
 
-    /// Whether a map stream of this node is open.
+    /// Whether a map stream of this node is open, here or at another coordinator.
     #[must_use]
     pub(crate) fn is_online(&self, node: NodeId) -> bool {
-        self.lock().streams.contains_key(&node)
+        let state = self.lock();
+        state.streams.contains_key(&node) || state.elsewhere.contains(&node)
     }
 
-    /// How many nodes are connected.
+    /// How many nodes are connected, here or to another coordinator.
     #[must_use]
     pub(crate) fn online(&self) -> usize {
-        self.lock().streams.len()
+        let state = self.lock();
+        let here = |node: &&NodeId| state.streams.contains_key(node);
+        state.streams.len() + state.elsewhere.len() - state.elsewhere.iter().filter(here).count()
+    }
+
+    /// The nodes that are connected here.
+    #[must_use]
+    pub(crate) fn connected(&self) -> BTreeSet<NodeId> {
+        self.lock().streams.keys().copied().collect()
+    }
+
+    /// Takes over who is connected to other coordinators.
+    pub(crate) fn set_elsewhere(&self, nodes: BTreeSet<NodeId>) {
+        self.lock().elsewhere = nodes;
     }
 
     /// Which of `nodes`, all that there are, are not there and have not been for longer than

@@ -1,6 +1,7 @@
 //! What is done from time to time: storing who was seen, forgetting ephemeral nodes.
 
 use crate::{
+    cluster::Role,
     enrolment::subject,
     presence::Presence,
     store::{Actor, AuditEntry, Store, StoreError},
@@ -11,20 +12,35 @@ use serde_json::json;
 /// that a reboot or an outage of the coordinator's network costs none.
 const EPHEMERAL_STAYS_SECONDS: i64 = 30 * 60;
 
-/// Stores and forgets. Says whether the network changed. After a start (at `started`) nodes have
-/// as long to come back as if they had just left.
+/// After how long a coordinator that is gone is forgotten, in seconds.
+const FORGET_COORDINATOR_SECONDS: i64 = 60;
+
+/// Stores and forgets. Says whether the network changed. Whoever leads does so since `since` (in
+/// seconds since 1970); from then on nodes have as long to come back as if they had just left.
 pub(super) async fn run(
     store: &Store,
     presence: &Presence,
-    started: i64,
+    role: Role,
+    since: i64,
     now: i64,
 ) -> Result<bool, StoreError> {
     let left = presence.take_left();
-    let mut tx = store.write().await?;
-    for (node, at) in left {
-        tx.set_node_seen(node, None, at).await?;
+    if !left.is_empty() {
+        let mut tx = store.write().await?;
+        for (node, at) in left {
+            tx.set_node_seen(node, None, at).await?;
+        }
+        tx.commit().await?;
     }
+    if role == Role::Follower {
+        return Ok(false);
+    }
+    let mut tx = store.note().await?;
     tx.forget_signatures(now).await?;
+    if let Role::Leader(_) = role {
+        let since = tx.clock().await? - FORGET_COORDINATOR_SECONDS;
+        tx.forget_coordinators(since).await?;
+    }
     tx.commit().await?;
     let gone: Vec<_> = store
         .read()
@@ -33,12 +49,17 @@ pub(super) async fn run(
         .await?
         .into_iter()
         .filter(|node| node.ephemeral && !presence.is_online(node.id))
-        .filter(|node| now - node.last_seen_at.max(started) > EPHEMERAL_STAYS_SECONDS)
+        .filter(|node| now - node.last_seen_at.max(since) > EPHEMERAL_STAYS_SECONDS)
         .collect();
     if gone.is_empty() {
         return Ok(false);
     }
     let mut tx = store.write().await?;
+    if let Role::Leader(epoch) = role
+        && !tx.leads(epoch).await?
+    {
+        return Ok(false);
+    }
     for node in gone {
         tx.delete_node(node.id).await?;
         let entry = AuditEntry {

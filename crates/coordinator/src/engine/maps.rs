@@ -1,5 +1,6 @@
 //! The newest map of each node, its number, and those who wait for the next.
 
+use super::numbering::{Numbered, number};
 use crate::{
     clock::hexadecimal,
     store::{Store, StoreError, StoredMap},
@@ -31,6 +32,8 @@ pub(super) struct Maps {
     watches: Mutex<BTreeMap<NodeId, watch::Sender<Current>>>,
     /// Numbers and digests of the maps of before a restart, until the first maps are made.
     stored: Mutex<BTreeMap<NodeId, StoredMap>>,
+    /// Up to which number the maps of other coordinators on the same database are known.
+    seen: Mutex<Generation>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -40,9 +43,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Maps {
     pub(super) async fn load(store: &Store) -> Result<Self, StoreError> {
-        let stored = store.read().await?.stored_maps().await?;
+        // With other coordinators about, what is stored may change until the first maps are made.
+        let stored = match store.is_shared() {
+            false => store.read().await?.stored_maps().await?,
+            true => Vec::new(),
+        };
         Ok(Self {
             watches: Mutex::default(),
+            seen: Mutex::default(),
             stored: Mutex::new(stored.into_iter().map(|map| (map.node, map)).collect()),
         })
     }
@@ -62,14 +70,14 @@ impl Maps {
         lock(&self.watches).entry(node).or_default().subscribe()
     }
 
-    /// Makes the map of each node; numbers, stores and publishes those that differ. The number is
-    /// stored before anybody sees it, so that no number is ever given twice.
+    /// Makes the map of each node; numbers and publishes those that differ.
     pub(super) async fn publish(
         &self,
         store: &Store,
         state: &NetworkState,
         network: &Network<'_>,
-    ) -> Result<(), StoreError> {
+        revision: u64,
+    ) -> Result<Published, StoreError> {
         let mut unchanged = Vec::new();
         let mut changed = Vec::new();
         for id in state.nodes.keys() {
@@ -82,23 +90,12 @@ impl Maps {
                 None => changed.push(map),
             }
         }
-        if !changed.is_empty() {
-            let mut tx = store.write().await?;
-            let generation = tx.newest_generation().await?.next();
-            tx.set_newest_generation(generation).await?;
-            for map in &mut changed {
-                let digest = digest(map)?;
-                map.generation = generation;
-                let stored = StoredMap {
-                    node: map.node.id,
-                    generation,
-                    digest,
-                };
-                tx.set_stored_map(&stored).await?;
-            }
-            tx.commit().await?;
-            tracing::info!(%generation, nodes = changed.len(), "published new network maps");
-        }
+        let seen = *lock(&self.seen);
+        let numbered = number(store, revision, seen, changed, |node| self.newest(node)).await?;
+        let (Numbered::Maps(changed), seen) = numbered else {
+            return Ok(Published::Outdated);
+        };
+        *lock(&self.seen) = seen;
         lock(&self.stored).clear();
         let mut watches = lock(&self.watches);
         for map in unchanged.into_iter().chain(changed) {
@@ -112,7 +109,7 @@ impl Maps {
             }
             stays
         });
-        Ok(())
+        Ok(Published::Newest)
     }
 
     /// Where a map of this content (its own generation aside) is known from.
@@ -129,6 +126,14 @@ impl Maps {
     }
 }
 
+/// Whether what was published is what there is.
+pub(super) enum Published {
+    /// As far as this coordinator knows.
+    Newest,
+    /// Nothing was: another coordinator has seen a newer network.
+    Outdated,
+}
+
 enum Known {
     /// It is the newest published one.
     Published,
@@ -137,7 +142,7 @@ enum Known {
 }
 
 /// Of the content only: the generation must be zero.
-fn digest(map: &NetworkMap) -> Result<String, StoreError> {
+pub(super) fn digest(map: &NetworkMap) -> Result<String, StoreError> {
     let json =
         serde_json::to_vec(map).map_err(|source| StoreError::Json("a network map", source))?;
     Ok(hexadecimal(&Sha256::digest(json)))

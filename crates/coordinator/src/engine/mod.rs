@@ -7,6 +7,7 @@
 
 mod housekeeping;
 mod maps;
+mod numbering;
 mod policy;
 #[cfg(test)]
 mod tests;
@@ -16,11 +17,12 @@ pub(crate) use policy::PolicyInForce;
 
 use crate::{
     clock,
+    cluster::Role,
     presence::Presence,
     snapshot,
     store::{Store, StoreError},
 };
-use maps::Maps;
+use maps::{Maps, Published};
 use std::{
     collections::BTreeSet,
     sync::Arc,
@@ -36,7 +38,7 @@ const TICK: Duration = Duration::from_secs(5);
 /// The longest that a change waits to be published before its author is told that it is stored.
 const PUBLISH_DEADLINE: Duration = Duration::from_secs(5);
 /// The first and the longest pause after the store failed.
-const RETRY: std::ops::RangeInclusive<u64> = 100..=30_000;
+const RETRY: std::ops::RangeInclusive<u64> = 100..=5_000;
 
 /// The hand that others hold of the task.
 #[derive(Debug)]
@@ -55,6 +57,7 @@ impl Engine {
     pub(crate) async fn start(
         store: Store,
         presence: Arc<Presence>,
+        role: watch::Receiver<Role>,
     ) -> Result<(Self, JoinHandle<()>), StoreError> {
         let (wanted, wanted_seen) = watch::channel(0);
         let (done_sender, done) = watch::channel(0);
@@ -66,7 +69,8 @@ impl Engine {
             maps: Arc::clone(&maps),
             policy: policy_sender,
             absent: BTreeSet::new(),
-            started: clock::now(),
+            role,
+            leads_since: clock::now(),
         };
         task.publish().await?;
         let running = tokio::spawn(task.run(wanted_seen, done_sender));
@@ -96,6 +100,12 @@ impl Engine {
         }
     }
 
+    /// For those who learn that the store was changed by somebody else.
+    #[must_use]
+    pub(crate) fn nudge(&self) -> Nudge {
+        Nudge(self.wanted.clone())
+    }
+
     /// The newest map of a node.
     #[must_use]
     pub(crate) fn map(&self, node: NodeId) -> Option<Arc<NetworkMap>> {
@@ -115,6 +125,17 @@ impl Engine {
     }
 }
 
+/// Has the engine look, without waiting for it.
+#[derive(Clone, Debug)]
+pub(crate) struct Nudge(watch::Sender<u64>);
+
+impl Nudge {
+    /// The store may have changed.
+    pub(crate) fn look(&self) {
+        self.0.send_modify(|wanted| *wanted += 1);
+    }
+}
+
 struct Task {
     store: Store,
     presence: Arc<Presence>,
@@ -122,8 +143,10 @@ struct Task {
     policy: watch::Sender<Arc<PolicyInForce>>,
     /// The absent nodes that the newest maps were made with.
     absent: BTreeSet<NodeId>,
-    /// In seconds since 1970.
-    started: i64,
+    /// What this coordinator may do for all.
+    role: watch::Receiver<Role>,
+    /// Since when, in seconds since 1970.
+    leads_since: i64,
 }
 
 impl Task {
@@ -139,7 +162,7 @@ impl Task {
                     }
                     true
                 }
-                () = self.presence.changed() => self.absence_changed(),
+                () = self.presence.changed(), if !self.store.is_shared() => self.absence_changed(),
                 _ = tick.tick() => {
                     self.keep_house().await || self.absence_changed()
                 }
@@ -152,8 +175,11 @@ impl Task {
         }
     }
 
+    /// Whether others are absent than the newest maps were made with. Where several coordinators
+    /// share a database, that is a change of the network like any other.
     fn absence_changed(&self) -> bool {
-        self.presence.absent(&self.maps.nodes(), Instant::now()) != self.absent
+        !self.store.is_shared()
+            && self.presence.absent(&self.maps.nodes(), Instant::now()) != self.absent
     }
 
     /// The store may be busy or its disk full for a while. Nodes keep the maps they have.
@@ -172,23 +198,43 @@ impl Task {
 
     /// Reads everything and publishes what differs.
     async fn publish(&mut self) -> Result<(), StoreError> {
-        let mut tx = self.store.read().await?;
-        let mut state = snapshot::read(&mut tx).await?;
-        let in_force = Arc::clone(&self.policy.borrow());
-        let in_force = policy::newest_valid(&mut tx, &in_force, &state.directory()).await?;
-        drop(tx);
-        self.absent = self
-            .presence
-            .absent(&state.nodes.keys().copied().collect(), Instant::now());
-        snapshot::mark_absent(&mut state, &self.absent);
-        let network = Network::new(&state, &in_force.policy);
-        self.maps.publish(&self.store, &state, &network).await?;
-        self.policy.send_replace(Arc::new(in_force));
+        while let Published::Outdated = self.publish_once().await? {}
         Ok(())
     }
 
-    async fn keep_house(&self) -> bool {
-        match housekeeping::run(&self.store, &self.presence, self.started, clock::now()).await {
+    async fn publish_once(&mut self) -> Result<Published, StoreError> {
+        let mut tx = self.store.read().await?;
+        let revision = tx.revision().await?;
+        let mut state = snapshot::read(&mut tx).await?;
+        let in_force = Arc::clone(&self.policy.borrow());
+        let in_force = policy::newest_valid(&mut tx, &in_force, &state.directory()).await?;
+        self.absent = match self.store.is_shared() {
+            true => tx.absent_nodes().await?,
+            false => {
+                let nodes = state.nodes.keys().copied().collect();
+                self.presence.absent(&nodes, Instant::now())
+            }
+        };
+        drop(tx);
+        snapshot::mark_absent(&mut state, &self.absent);
+        let network = Network::new(&state, &in_force.policy);
+        let published = self
+            .maps
+            .publish(&self.store, &state, &network, revision)
+            .await?;
+        if let Published::Newest = published {
+            self.policy.send_replace(Arc::new(in_force));
+        }
+        Ok(published)
+    }
+
+    async fn keep_house(&mut self) -> bool {
+        if self.role.has_changed().unwrap_or(false) {
+            self.leads_since = clock::now();
+        }
+        let role = *self.role.borrow_and_update();
+        let (store, presence) = (&self.store, &self.presence);
+        match housekeeping::run(store, presence, role, self.leads_since, clock::now()).await {
             Ok(changed) => changed,
             Err(error) => {
                 tracing::warn!(

@@ -1,6 +1,7 @@
 //! Failing over and forgetting, without waiting for either.
 
 use super::{Engine, housekeeping};
+use crate::cluster::Role;
 use crate::{
     enrolment::{self, Sender},
     presence::{GRACE, Presence},
@@ -12,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
+use tokio::sync::watch;
 use weir_overlay::{KeyId, MachinePrivateKey, NodeId, NodePrivateKey};
 use weir_policy::Policy;
 use weir_protocol::{AuthKey, HostInfo, Pin, RegisterRequest, RouteState};
@@ -74,6 +76,10 @@ async fn relay(store: &Store, number: u8, ephemeral: bool) -> NodeId {
     joined.node_id
 }
 
+fn alone() -> watch::Receiver<Role> {
+    watch::channel(Role::Alone).1
+}
+
 fn state(engine: &Engine, node: NodeId) -> RouteState {
     engine.map(node).unwrap().node.routes[0].state
 }
@@ -89,7 +95,9 @@ async fn a_relay_that_stays_away_is_replaced_and_takes_over_again() {
     let (older, newer) = (relay(&store, 1, false).await, relay(&store, 2, false).await);
     let presence = long_running();
     let _newer_is_here = presence.connect(newer);
-    let (engine, _task) = Engine::start(store, Arc::clone(&presence)).await.unwrap();
+    let (engine, _task) = Engine::start(store, Arc::clone(&presence), alone())
+        .await
+        .unwrap();
     assert_eq!(state(&engine, older), RouteState::Standby);
     assert_eq!(state(&engine, newer), RouteState::Serving);
 
@@ -111,7 +119,7 @@ async fn right_after_a_start_nobody_counts_as_absent() {
     let (older, newer) = (relay(&store, 1, false).await, relay(&store, 2, false).await);
     let presence = Presence::new(Instant::now());
     let _newer_is_here = presence.connect(newer);
-    let (engine, _task) = Engine::start(store, presence).await.unwrap();
+    let (engine, _task) = Engine::start(store, presence, alone()).await.unwrap();
     assert_eq!(state(&engine, older), RouteState::Serving);
 }
 
@@ -126,9 +134,9 @@ async fn only_ephemeral_nodes_that_stay_away_are_forgotten() {
     let day = 24 * 3600;
     // The coordinator itself was away for a day: nodes get time to come back.
     let started = NOW + day;
-    let changed = housekeeping::run(&store, &presence, started, started + 60).await;
+    let changed = housekeeping::run(&store, &presence, Role::Alone, started, started + 60).await;
     assert!(!changed.unwrap());
-    let changed = housekeeping::run(&store, &presence, started, started + day).await;
+    let changed = housekeeping::run(&store, &presence, Role::Alone, started, started + day).await;
     assert!(changed.unwrap());
     let left = store.read().await.unwrap().nodes().await.unwrap();
     let names: Vec<_> = left.iter().map(|node| node.name.as_str()).collect();

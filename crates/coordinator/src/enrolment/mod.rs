@@ -201,7 +201,7 @@ async fn renew(
 /// # Errors
 /// [`Refusal::Store`].
 pub(crate) async fn seen(store: &Store, node: &NodeRow, sender: Sender) -> Result<bool, Refusal> {
-    let mut tx = store.write().await?;
+    let mut tx = store.note().await?;
     let moved = tx
         .set_node_seen(node.id, Some(sender.address), sender.now)
         .await?;
@@ -229,7 +229,7 @@ pub(crate) async fn report(
     for failure in &failures {
         tracing::info!(node = %node.id, name = %node.name, item = failure.item, reason = failure.reason, "a node could not apply a part of its map");
     }
-    let mut tx = store.write().await?;
+    let mut tx = store.note().await?;
     tx.set_node_report(node.id, report.generation, &failures)
         .await?;
     tx.set_node_seen(node.id, Some(sender.address), sender.now)

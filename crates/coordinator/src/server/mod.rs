@@ -16,6 +16,7 @@ use crate::{
     Coordinator, Identity,
     admin::remove_scratch,
     clock,
+    cluster::{self, Cluster},
     store::{Database, OpenError, Store, StoreError},
 };
 use agent_api::Stopping;
@@ -76,6 +77,18 @@ pub enum StartError {
         /// Why.
         #[source]
         source: StoreError,
+    },
+    /// The kernel gave no random numbers.
+    #[error("the kernel gave no random numbers")]
+    Random(#[from] getrandom::Error),
+    /// Agents could not go from one to the other.
+    #[error(
+        "the coordinator at {url} uses the same database and has another key: copy tls-key.pem \
+         and tls-cert.pem from its state directory to this one's"
+    )]
+    OtherKey {
+        /// Where agents reach the other one.
+        url: String,
     },
     /// There is no certificate to serve.
     #[error(transparent)]
@@ -143,12 +156,20 @@ impl Server {
             pin: tls.pin,
             started: clock::now(),
         };
-        let (coordinator, engine) = Coordinator::start(store, identity, state_dir.clone())
+        let unreadable = |source| StartError::Read {
+            database: database.to_string(),
+            source,
+        };
+        let member = Cluster::member(&identity)?;
+        if store.is_shared() {
+            let others = cluster::others(&store, &member).await.map_err(unreadable)?;
+            if let Some(other) = others.into_iter().find(|other| other.pin != member.pin) {
+                return Err(StartError::OtherKey { url: other.url });
+            }
+        }
+        let (coordinator, engine) = Coordinator::start(store, identity, state_dir.clone(), member)
             .await
-            .map_err(|source| StartError::Read {
-                database: database.to_string(),
-                source,
-            })?;
+            .map_err(unreadable)?;
         let (stopping, seen) = watch::channel(false);
         let agents = agent_api::router(Arc::clone(&coordinator), Stopping(seen.clone()));
         let admins = admin_api::router(Arc::clone(&coordinator));
@@ -177,7 +198,7 @@ impl Server {
             socket_file,
             ..
         } = self;
-        let store = coordinator.store.clone();
+        let (store, member) = (coordinator.store.clone(), coordinator.member.clone());
         drop(coordinator);
         for mut task in tasks {
             match timeout(STOP_DEADLINE, &mut task).await {
@@ -186,6 +207,9 @@ impl Server {
                 // A client that does not go away must not hold up the restart.
                 Err(_) => task.abort(),
             }
+        }
+        if store.is_shared() {
+            cluster::leave(&store, &member).await;
         }
         store.close().await;
         drop(socket_file);

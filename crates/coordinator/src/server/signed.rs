@@ -96,7 +96,7 @@ impl<T: DeserializeOwned> FromRequest<Arc<Coordinator>> for SignedRequest<T> {
 /// Remembers, across a restart and for other coordinators on the same database, that this
 /// signature was accepted. Refuses one that is remembered already.
 pub(super) async fn remember(store: &Store, signed: &Signed) -> Result<(), Refusal> {
-    let mut tx = store.write().await?;
+    let mut tx = store.note().await?;
     let new = tx
         .remember_signature(&signed.machine, &signed.nonce, forget_at(signed))
         .await?;

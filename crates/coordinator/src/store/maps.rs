@@ -4,6 +4,16 @@ use super::dialect::{execute, fetch_all, fetch_one};
 use super::{StoreError, StoredMap, Tx, parse, signed, unsigned};
 use weir_overlay::{Generation, MachinePublicKey, NodeId};
 
+pub(super) fn stored(
+    (node, generation, digest): (i64, i64, String),
+) -> Result<StoredMap, StoreError> {
+    Ok(StoredMap {
+        node: NodeId(unsigned("node id", node)?),
+        generation: Generation(unsigned("generation", generation)?),
+        digest,
+    })
+}
+
 impl Tx {
     /// The newest number that any map has.
     ///
@@ -32,6 +42,33 @@ impl Tx {
         Ok(())
     }
 
+    /// The newest revision of the network whose maps were numbered.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn numbered_revision(&mut self) -> Result<u64, StoreError> {
+        let (number,): (i64,) = fetch_one!(
+            self,
+            "read which revision was numbered",
+            "SELECT revision FROM newest_generation"
+        )?;
+        unsigned("revision of the network", number)
+    }
+
+    /// Stores which revision of the network the newest maps were made of.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn set_numbered_revision(&mut self, revision: u64) -> Result<(), StoreError> {
+        execute!(
+            self,
+            "store which revision was numbered",
+            "UPDATE newest_generation SET revision = $1",
+            signed(revision)
+        )?;
+        Ok(())
+    }
+
     /// The number and digest of every node's newest map.
     ///
     /// # Errors
@@ -42,15 +79,7 @@ impl Tx {
             "read the generations of the maps",
             "SELECT node_id, generation, digest FROM maps ORDER BY node_id"
         )?;
-        rows.into_iter()
-            .map(|(node, generation, digest)| {
-                Ok(StoredMap {
-                    node: NodeId(unsigned("node id", node)?),
-                    generation: Generation(unsigned("generation", generation)?),
-                    digest,
-                })
-            })
-            .collect()
+        rows.into_iter().map(stored).collect()
     }
 
     /// Stores which map a node is given now. A node that is gone meanwhile is passed over.

@@ -9,6 +9,7 @@ mod audit;
 mod audit_chain;
 mod auth_keys;
 mod backup;
+mod coordinators;
 mod copy;
 mod database;
 mod dialect;
@@ -23,6 +24,7 @@ mod users;
 pub use audit::{Actor, AuditEntry, AuditRow};
 pub use audit_chain::{AuditFlaw, AuditHead, AuditReport};
 pub use backup::{BackupError, Restored};
+pub use coordinators::{Candidate, CoordinatorRow, Epoch, Follow};
 pub use database::{Database, DatabaseUrlError};
 pub use open::OpenError;
 pub use routes::Decision;
@@ -191,6 +193,22 @@ impl Store {
         Ok(tx)
     }
 
+    /// Begins to note something that concerns nobody else's changes: it need not wait for its turn
+    /// where the database allows for that.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub async fn note(&self) -> Result<Tx, StoreError> {
+        let Pool::Postgres(pool) = &self.pool else {
+            return self.write().await;
+        };
+        let inner = pool
+            .begin()
+            .await
+            .map_err(StoreError::doing("begin to change the database"))?;
+        Ok(Tx::new(Inner::Postgres(inner), None))
+    }
+
     /// Closes the connections, so that nothing is left in the write-ahead log.
     pub async fn close(&self) {
         match &self.pool {
@@ -235,6 +253,7 @@ impl Tx {
                 "count a change of the network",
                 "UPDATE revision SET number = number + 1"
             )?;
+            self.notify().await?;
         }
         match self.inner {
             Inner::Sqlite(inner) => inner.commit().await,

@@ -357,14 +357,17 @@ mod tests {
     async fn a_database_of_the_first_version_is_copied_and_upgraded() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a.db");
-        let store = open(&path).await;
+        let options = SqliteConnectOptions::new()
+            .filename(&path)
+            .create_if_missing(true);
+        let pool = SqlitePool::connect_with(options).await.unwrap();
+        let first = SQLITE_MIGRATIONS.iter().take(1).cloned().collect();
+        Migrator::with_migrations(first).run(&pool).await.unwrap();
+        let store = Store {
+            pool: Pool::Sqlite(pool),
+            writer: Arc::default(),
+        };
         for statement in [
-            "ALTER TABLE policies DROP COLUMN note",
-            "ALTER TABLE audit DROP COLUMN origin",
-            "ALTER TABLE audit DROP COLUMN hash",
-            "DROP TABLE audit_head",
-            "DROP TABLE revision",
-            "DELETE FROM _sqlx_migrations WHERE version > 1",
             "INSERT INTO policies (text, saved_at, saved_by) VALUES ('{}', 7, 'somebody')",
             "INSERT INTO audit (id, at, actor, action, subject, after) \
              VALUES (2, 7, 'somebody', 'policy.set', 'policy', '{}'), \

@@ -114,9 +114,13 @@ pub(crate) struct Prepared {
 
 impl Agent {
     pub(crate) fn new(server: &TestServer, hostname: &str) -> Self {
+        Self::at(server.address, server.pin, hostname)
+    }
+
+    pub(crate) fn at(address: SocketAddr, pin: Pin, hostname: &str) -> Self {
         Self {
-            address: server.address,
-            http: client(server.pin),
+            address,
+            http: client(pin),
             machine: MachinePrivateKey::from_bytes(random()),
             node_key: NodePrivateKey::from_bytes(random()).public(),
             host: HostInfo {
@@ -163,6 +167,10 @@ impl Agent {
     }
 
     pub(crate) async fn send(&self, request: &Prepared) -> reqwest::Response {
+        self.try_send(request).await.unwrap()
+    }
+
+    pub(crate) async fn try_send(&self, request: &Prepared) -> reqwest::Result<reqwest::Response> {
         self.http
             .post(format!("https://{}{}", self.address, request.path))
             .header("content-digest", &request.headers.content_digest)
@@ -171,7 +179,6 @@ impl Agent {
             .body(request.body.clone())
             .send()
             .await
-            .unwrap()
     }
 
     pub(crate) async fn call<B: Serialize, T: DeserializeOwned>(

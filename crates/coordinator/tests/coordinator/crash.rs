@@ -1,51 +1,24 @@
 //! A coordinator that is killed in the middle of many changes has what it said it had.
 
-use crate::{postgres, server::run};
+use crate::{postgres, process::Process, server::run};
 use serde_json::Value;
 use std::{
     collections::BTreeSet,
     path::Path,
-    process::Stdio,
     sync::{Arc, Mutex},
     time::Duration,
 };
-use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    process::{Child, Command},
-    task::JoinSet,
-    time::{sleep, timeout},
-};
+use tokio::{task::JoinSet, time::sleep};
 
-const DEADLINE: Duration = Duration::from_secs(60);
 /// How many admins change something at once.
 const ADMINS: usize = 4;
 /// How often it is killed.
 const KILLS: usize = 3;
 
-/// Starts `coordinator serve` as a process and waits until it serves.
-async fn serve(directory: &Path, database: Option<&str>) -> Child {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_coordinator"));
-    command
-        .args(["serve", "--json", "--listen", "127.0.0.1:0"])
-        .args(["--log-level", "warn", "--state-dir"])
-        .arg(directory.join("state"))
-        .env("WEIR_COORDINATOR_SOCKET", directory.join("admin.sock"))
-        .stdout(Stdio::piped())
-        .kill_on_drop(true);
-    if let Some(url) = database {
-        command.args(["--database", url]);
-    }
-    let mut child = command.spawn().unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let first = timeout(DEADLINE, lines.next_line()).await.unwrap().unwrap();
-    assert!(first.is_some(), "it did not start");
-    child
-}
-
 async fn nothing_acknowledged_is_lost(directory: &Path, database: Option<&str>) {
     let acknowledged = Arc::new(Mutex::new(BTreeSet::new()));
     for round in 0..KILLS {
-        let mut child = serve(directory, database).await;
+        let process = Process::start(directory, database).await;
         let mut admins = JoinSet::new();
         for admin in 0..ADMINS {
             let (directory, acknowledged) = (directory.to_owned(), Arc::clone(&acknowledged));
@@ -67,11 +40,10 @@ async fn nothing_acknowledged_is_lost(directory: &Path, database: Option<&str>) 
         while acknowledged.lock().unwrap().len() < before + 8 {
             sleep(Duration::from_millis(10)).await;
         }
-        child.start_kill().unwrap();
-        child.wait().await.unwrap();
+        process.kill().await;
         while admins.join_next().await.is_some() {}
     }
-    let mut child = serve(directory, database).await;
+    let process = Process::start(directory, database).await;
     let json = async |arguments: &[&str]| -> Value {
         let output = run(directory, &[arguments, &["--json"]].concat()).await;
         assert!(output.status.success(), "{output:?}");
@@ -88,8 +60,7 @@ async fn nothing_acknowledged_is_lost(directory: &Path, database: Option<&str>) 
     // A change and its line in the audit log come and go together.
     let report = json(&["audit", "verify"]).await;
     assert_eq!(report["entries"], stored.len());
-    child.start_kill().unwrap();
-    child.wait().await.unwrap();
+    process.kill().await;
 }
 
 #[tokio::test]

@@ -22,6 +22,8 @@ mod policy_questions;
 #[cfg(test)]
 mod postgres;
 #[cfg(test)]
+mod process;
+#[cfg(test)]
 mod requests;
 #[cfg(test)]
 mod restart;
@@ -29,5 +31,7 @@ mod restart;
 mod routes_and_policy;
 #[cfg(test)]
 mod server;
+#[cfg(test)]
+mod several;
 #[cfg(test)]
 mod stores;

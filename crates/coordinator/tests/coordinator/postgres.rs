@@ -3,6 +3,7 @@
 
 use sqlx::{Connection, PgConnection, SqliteConnection, postgres::PgConnectOptions};
 use std::{
+    io::Write,
     os::unix::{fs::MetadataExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -28,9 +29,14 @@ const DEADLINE: Duration = Duration::from_secs(60);
 const KEEPER: &str = r#"
 "$1" -D "$2/data" -k "$2" -c listen_addresses= -c log_min_messages=warning >"$2/log" 2>&1 &
 read -r ending
-kill -INT "$!"
-wait "$!"
-rm -rf "$2"
+if [ "$ending" = pull ]; then
+    kill -QUIT "$!"
+    wait "$!"
+else
+    kill -INT "$!"
+    wait "$!"
+    rm -rf "$2"
+fi
 "#;
 
 /// A server of its own.
@@ -115,6 +121,18 @@ impl Cluster {
             assert!(started.elapsed() < DEADLINE, "{}", self.log());
             std::thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// Ends the server as if somebody pulled its plug, in the middle of whatever it does.
+    pub(crate) fn pull_the_plug(&mut self) {
+        let mut keeper = self.keeper.take().unwrap();
+        keeper.stdin.take().unwrap().write_all(b"pull\n").unwrap();
+        assert!(keeper.wait().is_ok());
+    }
+
+    /// Starts the server again on what it has on disk.
+    pub(crate) fn plug_in(&mut self) {
+        self.begin();
     }
 
     fn log(&self) -> String {

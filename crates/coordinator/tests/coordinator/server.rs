@@ -46,6 +46,25 @@ impl TestServer {
         Self::start_with(directory, Some(database)).await.unwrap()
     }
 
+    /// The same, where it may be turned away.
+    pub(crate) async fn try_start_on(database: Database) -> Result<Self, StartError> {
+        Self::start_with(tempfile::tempdir().unwrap(), Some(database)).await
+    }
+
+    /// Starts another one with the same key.
+    pub(crate) async fn start_beside(&self, database: Database) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let (from, to) = (
+            self.directory.path().join("state"),
+            directory.path().join("state"),
+        );
+        std::fs::create_dir(&to).unwrap();
+        for file in ["tls-key.pem", "tls-cert.pem"] {
+            std::fs::copy(from.join(file), to.join(file)).unwrap();
+        }
+        Self::start_with(directory, Some(database)).await.unwrap()
+    }
+
     async fn start_with(
         directory: TempDir,
         database: Option<Database>,

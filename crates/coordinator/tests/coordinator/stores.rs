@@ -6,11 +6,11 @@ use ipnet::IpNet;
 use std::{collections::BTreeSet, net::IpAddr};
 use tempfile::TempDir;
 use weir_coordinator::store::{
-    Actor, AuditEntry, AuditFlaw, Database, Decision, NewAuthKey, NewNode, OpenError, Store,
-    StoredMap, Tx,
+    Actor, AuditEntry, AuditFlaw, CoordinatorRow, Database, Decision, NewAuthKey, NewNode,
+    OpenError, Store, StoredMap, Tx,
 };
 use weir_overlay::{Generation, KeyId, MachinePrivateKey, NodeId, NodePrivateKey, UserId};
-use weir_protocol::{HostInfo, ItemFailure};
+use weir_protocol::{HostInfo, ItemFailure, Pin};
 
 /// An empty store, and the way to open it once more.
 struct Opened {
@@ -70,6 +70,8 @@ on_both!(
     the_audit_log_is_tied_together,
     what_is_stored_is_there_when_it_is_opened_again,
     a_damaged_value_is_named,
+    who_is_connected_to_a_coordinator_that_died_is_connected_no_more,
+    absent_nodes_and_numbered_maps_are_for_all,
 );
 
 const NOW: i64 = 1_900_000_000;
@@ -534,4 +536,65 @@ async fn a_damaged_value_is_named(at: Opened) {
         error.to_string().contains("\"x\" where a IPv4 address"),
         "{error}"
     );
+}
+
+async fn who_is_connected_to_a_coordinator_that_died_is_connected_no_more(at: Opened) {
+    let store = at.store;
+    let row = |id: &str| CoordinatorRow {
+        id: id.to_owned(),
+        url: format!("https://{id}"),
+        pin: Pin::of_public_key_info(b"key"),
+    };
+    let mut tx = store.note().await.unwrap();
+    let now = tx.clock().await.unwrap();
+    tx.coordinator_lives(&row("a"), now).await.unwrap();
+    tx.coordinator_lives(&row("b"), now - 11).await.unwrap();
+    for (coordinator, node) in [("a", 1), ("b", 1), ("b", 2)] {
+        tx.set_stream(coordinator, NodeId(node), true)
+            .await
+            .unwrap();
+    }
+    let elsewhere = tx.connected_elsewhere("c", now - 10).await.unwrap();
+    assert_eq!(elsewhere, [NodeId(1)].into());
+    assert_eq!(
+        tx.connected_elsewhere("a", now - 10).await.unwrap(),
+        [].into()
+    );
+    assert_eq!(tx.coordinators(now - 10).await.unwrap(), [row("a")]);
+    tx.forget_coordinators(now - 10).await.unwrap();
+    assert_eq!(tx.streams_of("b").await.unwrap(), [].into());
+    tx.coordinator_lives(&row("a"), now + 1).await.unwrap();
+    tx.set_stream("a", NodeId(1), false).await.unwrap();
+    assert_eq!(tx.streams_of("a").await.unwrap(), [].into());
+    tx.coordinator_leaves("a").await.unwrap();
+    assert_eq!(tx.coordinators(0).await.unwrap(), []);
+    tx.commit().await.unwrap();
+}
+
+async fn absent_nodes_and_numbered_maps_are_for_all(at: Opened) {
+    let store = at.store;
+    let id = change!(store, |tx| tx.insert_node(&node(1, None)));
+    let before = store.read().await.unwrap().revision().await.unwrap();
+    change!(store, |tx| tx.set_absent_nodes(&[id, NodeId(99)].into()));
+    let mut tx = store.read().await.unwrap();
+    assert_eq!(tx.absent_nodes().await.unwrap(), [id].into());
+    assert_eq!(tx.revision().await.unwrap(), before + 1);
+    assert_eq!(tx.node_ids().await.unwrap(), [id].into());
+    drop(tx);
+    change!(store, |tx| tx.set_absent_nodes(&[id].into()));
+    let map = StoredMap {
+        node: id,
+        generation: Generation(3),
+        digest: "d".to_owned(),
+    };
+    change!(store, |tx| tx.set_stored_map(&map); tx.set_numbered_revision(7));
+    let mut tx = store.read().await.unwrap();
+    assert_eq!(tx.revision().await.unwrap(), before + 1, "nothing changed");
+    assert_eq!(tx.numbered_revision().await.unwrap(), 7);
+    assert_eq!(tx.maps_after(Generation(2)).await.unwrap(), [map]);
+    assert_eq!(tx.maps_after(Generation(3)).await.unwrap(), []);
+    drop(tx);
+    change!(store, |tx| tx.set_absent_nodes(&BTreeSet::new()));
+    let absent = store.read().await.unwrap().absent_nodes().await.unwrap();
+    assert_eq!(absent, BTreeSet::new());
 }
