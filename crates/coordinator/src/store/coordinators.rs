@@ -120,11 +120,11 @@ impl Candidate {
     /// # Errors
     /// [`StoreError`]; then it is not had.
     pub async fn lead(&mut self) -> Result<Option<Epoch>, StoreError> {
-        if let Some((mut connection, epoch)) = self.held.take() {
-            if let Ok(Ok(())) = timeout(LEAD_DEADLINE, connection.ping()).await {
-                self.held = Some((connection, epoch));
-                return Ok(Some(epoch));
-            }
+        if let Some((mut connection, epoch)) = self.held.take()
+            && let Ok(Ok(())) = timeout(LEAD_DEADLINE, connection.ping()).await
+        {
+            self.held = Some((connection, epoch));
+            return Ok(Some(epoch));
         }
         let Pool::Postgres(pool) = &self.store.pool else {
             return Ok(None);
