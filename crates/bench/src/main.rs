@@ -1,10 +1,12 @@
-//! How fast the pure rooms are. `cargo xtask bench` builds and runs this.
+//! How fast Weir is. `cargo xtask bench` builds and runs this.
 //!
 //! `generate` makes a network and its policy from a fixed seed (`random`), `policy` measures,
-//! `yardstick` is the straightforward compiler that it is measured against, `report` prints.
+//! `yardstick` is the straightforward compiler that it is measured against. `firewall` measures the
+//! ruleset in namespaces of its own. `report` prints.
 
 #![forbid(unsafe_code)]
 
+mod firewall;
 mod generate;
 mod policy;
 mod random;
@@ -26,10 +28,13 @@ struct Arguments {
 enum Subject {
     /// Compiling a policy, whole and for one change
     Policy(policy::Options),
+    /// What the firewall costs packets and changes, on this host's kernel (as root)
+    Firewall(firewall::Options),
 }
 
 fn main() -> Result<()> {
     match Arguments::parse().subject {
         Subject::Policy(options) => policy::run(&options),
+        Subject::Firewall(options) => firewall::run(&options),
     }
 }
