@@ -39,7 +39,8 @@ impl PeerUpdate {
 }
 
 /// One thing to do to the kernel. Adapters carry it out without choices of their own; doing a step
-/// twice is the same as doing it once.
+/// twice is the same as doing it once. (A firewall load is made for what was observed: the second
+/// time it may fail, and changes nothing.)
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Load our firewall table, or change it, in one transaction.

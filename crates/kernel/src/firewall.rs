@@ -2,9 +2,9 @@
 //!
 //! `nft` is run here and not by the `nftables` crate, which drops nft's own error text and waits
 //! for ever. Only our own table is ever listed: another program's may hold what cannot be parsed.
+//! What the reconciler has to know of the table is read without `nft`, by the module `nftables`.
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use serde_json::Value;
 use std::{
     fs::File,
     io::{Seek, Write},
@@ -12,10 +12,13 @@ use std::{
     process::Stdio,
     time::Duration,
 };
-use tokio::{process::Command, time};
+use tokio::{process::Command, sync::Mutex, time};
 use weir_kernel_plan::{KernelError, NFT_TABLE, firewall::ObservedFirewall};
 
-use crate::error::{failed, io_failed, timed_out};
+use crate::{
+    error::{failed, io_failed, timed_out},
+    nftables::{self, Known},
+};
 
 /// How long a short call may take, in seconds.
 const SECONDS: u64 = 10;
@@ -90,15 +93,44 @@ pub(crate) async fn version(nft: &Path) -> Result<String, KernelError> {
         .to_owned())
 }
 
-/// Loads a libnftables JSON document in one transaction.
-pub(crate) async fn load(nft: &Path, ruleset: &str) -> Result<(), KernelError> {
+/// What is known of the table between two looks; brought up to date by every load.
+pub(crate) type Watched = Mutex<Option<Known>>;
+
+/// Loads a libnftables JSON document in one transaction: the whole table, or a difference to it.
+pub(crate) async fn load(
+    nft: &Path,
+    watched: &Watched,
+    ruleset: &str,
+    whole: bool,
+) -> Result<(), KernelError> {
     let operation = "load the firewall table";
+    let mut known = watched.lock().await;
+    let before = nftables::generation().await?;
     let input = in_memory(ruleset).map_err(|error| io_failed(operation, &error))?;
     // `-f -` would open /dev/stdin, which a bare root file system does not have.
     let arguments = ["-j", "-f", "/proc/self/fd/0"];
-    run(nft, operation, &arguments, input.into(), RULESET_SECONDS)
-        .await
-        .map(|_| ())
+    let loaded = run(nft, operation, &arguments, input.into(), RULESET_SECONDS).await;
+    *known = match (&loaded, nftables::generation().await) {
+        (Ok(_), Ok(after)) => Known::after_load(*known, whole, before, after),
+        // Nothing was changed by us, or it is not known.
+        (Err(_), Ok(after)) if after == before => *known,
+        (Ok(_) | Err(_), Ok(_) | Err(_)) => None,
+    };
+    loaded.map(|_| ())
+}
+
+/// Our table as it is; `None` when it is not there. An `nft` that cannot be run is an error here
+/// too: nothing could be mended.
+pub(crate) async fn observe(
+    nft: &Path,
+    watched: &Watched,
+) -> Result<Option<ObservedFirewall>, KernelError> {
+    let mut known = watched.lock().await;
+    if known.is_none() {
+        version(nft).await?;
+    }
+    let parts = nftables::read(&mut known).await?;
+    Ok(parts.map(ObservedFirewall::from_parts))
 }
 
 /// A file in memory with this content. Unlike a pipe it takes all of it before nft reads.
@@ -126,21 +158,12 @@ pub(crate) async fn delete(nft: &Path) -> Result<(), KernelError> {
     }
 }
 
-/// Our table as it is; `None` when it is not there.
-pub(crate) async fn observe(nft: &Path) -> Result<Option<ObservedFirewall>, KernelError> {
-    Ok(listing(nft)
-        .await?
-        .map(|listing| ObservedFirewall::from_listing(&listing)))
-}
-
-/// What `nft -j list table inet weir` prints; `None` when the table is not there.
-pub(crate) async fn listing(nft: &Path) -> Result<Option<Value>, KernelError> {
+/// What `nft list table inet weir` prints, for people; `None` when the table is not there.
+pub(crate) async fn listing(nft: &Path) -> Result<Option<String>, KernelError> {
     let operation = "list the firewall table";
-    let arguments = ["-j", "list", "table", "inet", NFT_TABLE];
+    let arguments = ["list", "table", "inet", NFT_TABLE];
     match run(nft, operation, &arguments, Stdio::null(), RULESET_SECONDS).await {
-        Ok(printed) => serde_json::from_slice(&printed)
-            .map(Some)
-            .map_err(|error| failed(operation, format!("nft printed no JSON: {error}"))),
+        Ok(printed) => Ok(Some(String::from_utf8_lossy(&printed).into_owned())),
         Err(error) if is_missing_table(&error) => Ok(None),
         Err(error) => Err(error),
     }

@@ -26,6 +26,7 @@ mod host;
 mod links;
 mod linux;
 mod netlink;
+mod nftables;
 mod path;
 mod routes;
 mod rules;

@@ -47,6 +47,7 @@ pub struct LinuxKernel {
     pub(crate) wireguard: Wireguard,
     changes: Changes,
     watch: Watch,
+    firewall: firewall::Watched,
 }
 
 impl std::fmt::Debug for LinuxKernel {
@@ -65,6 +66,14 @@ impl LinuxKernel {
             options,
             ..Self::default()
         }
+    }
+
+    /// The firewall table in nft's own words; `None` when it is not there.
+    ///
+    /// # Errors
+    /// [`KernelError`] when nft cannot be run, or does not answer.
+    pub async fn firewall_listing(&self) -> Result<Option<String>, KernelError> {
+        firewall::listing(&self.options.nft).await
     }
 
     /// The WireGuard device on that link: `None` when the link is no WireGuard's, and for a TUN
@@ -167,7 +176,7 @@ impl Kernel for LinuxKernel {
         self.watch.forget();
         let mut state = ObservedState {
             rules: rules::observe(&self.netlink).await?,
-            firewall: firewall::observe(&self.options.nft).await?,
+            firewall: firewall::observe(&self.options.nft, &self.firewall).await?,
             path_mtu: path::smallest_mtu(&self.netlink, &scope.paths).await?,
             ..ObservedState::default()
         };
@@ -193,7 +202,11 @@ impl Kernel for LinuxKernel {
         let interface = &scope.interface;
         let netlink = &self.netlink;
         match step {
-            Step::LoadFirewall { ruleset, .. } => firewall::load(&self.options.nft, ruleset).await,
+            Step::LoadFirewall {
+                ruleset,
+                difference,
+                ..
+            } => firewall::load(&self.options.nft, &self.firewall, ruleset, !difference).await,
             Step::DeleteFirewall => firewall::delete(&self.options.nft).await,
             Step::ForgetConnections { mark, mask } => conntrack::forget(*mark, *mask).await,
             Step::CreateLink { backend, mtu } => self.create_link(interface, *backend, *mtu).await,

@@ -5,8 +5,8 @@ use nix::{
     ifaddrs::getifaddrs,
     sched::{CloneFlags, setns},
     sys::socket::{
-        AddressFamily, MsgFlags, SockFlag, SockType, bind, send, sendto, socket, NetlinkAddr,
-        SockProtocol,
+        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, send, sendto,
+        socket,
     },
 };
 use std::{
@@ -41,7 +41,10 @@ pub(super) struct Burst {
 }
 
 impl Burst {
-    #[expect(clippy::cast_precision_loss, reason = "counts of packets are far below 2^52")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "counts of packets are far below 2^52"
+    )]
     pub(super) fn rate(&self) -> f64 {
         self.arrived as f64 / self.time.as_secs_f64()
     }
@@ -173,9 +176,13 @@ impl Lane {
             Ok(answered)
         })?;
         if answered != flows.len() {
-            bail!("{}: {answered} of {} flows got through", self.name, flows.len());
+            bail!(
+                "{}: {answered} of {} flows got through",
+                self.name,
+                flows.len()
+            );
         }
-        let drop = "table inet sink { chain first { type filter hook prerouting priority -500; drop; } }";
+        let drop = "table inet sink { chain first { type filter hook prerouting priority -500; drop; }\n }\n";
         self.within("sink", || run("nft", "-f -", drop).map(drop_text))
     }
 
@@ -202,7 +209,9 @@ impl Lane {
     fn arrived(&self) -> Result<u64> {
         self.within("sink", || {
             let devices = std::fs::read_to_string("/proc/thread-self/net/dev")?;
-            let line = devices.lines().find_map(|line| line.trim().strip_prefix("s0:"));
+            let line = devices
+                .lines()
+                .find_map(|line| line.trim().strip_prefix("s0:"));
             line.and_then(|line| line.split_whitespace().nth(1))
                 .and_then(|packets| packets.parse().ok())
                 .context("no counter of packets")
@@ -294,11 +303,16 @@ fn ip_header(from: Ipv4Addr, to: Ipv4Addr) -> [u8; 20] {
     header.copy_from_slice(&fields.concat());
     let sum: u32 = header
         .chunks_exact(2)
-        .map(|pair| pair.iter().fold(0_u32, |word, byte| word << 8 | u32::from(*byte)))
+        .map(|pair| {
+            pair.iter()
+                .fold(0_u32, |word, byte| word << 8 | u32::from(*byte))
+        })
         .sum();
     let folded = (sum & 0xffff) + (sum >> 16);
     let folded = (folded & 0xffff) + (folded >> 16);
-    let checksum = u16::try_from(0xffff - folded).unwrap_or_default().to_be_bytes();
+    let checksum = u16::try_from(0xffff - folded)
+        .unwrap_or_default()
+        .to_be_bytes();
     for (to, from) in header.iter_mut().skip(10).zip(checksum) {
         *to = from;
     }

@@ -37,7 +37,9 @@ fn port(number: u32) -> Result<u16> {
 pub(super) fn grant(number: u32) -> Result<Grant> {
     let team = || {
         let first = number / 100 % (CLIENTS / TEAM) * TEAM;
-        (first..first + TEAM).map(|n| only(client(n))).collect::<AddressSet>()
+        (first..first + TEAM)
+            .map(|n| only(client(n)))
+            .collect::<AddressSet>()
     };
     // A /28 each: hosts of different grants never meet.
     let net = Ipv4Addr::from_bits(0x0a00_0000 + number * 16);
@@ -48,7 +50,11 @@ pub(super) fn grant(number: u32) -> Result<Grant> {
             (team(), net, port(number)? + 100)
         }
         90..=98 => (team(), only(net), port(number)?),
-        _ => ([only(client(number))].into_iter().collect(), only(net), port(number)?),
+        _ => (
+            [only(client(number))].into_iter().collect(),
+            only(net),
+            port(number)?,
+        ),
     };
     Ok(Grant {
         id: GrantId(number + 1),
@@ -88,7 +94,11 @@ pub(super) fn flows(grants: u32, count: u32, round: u32) -> Result<Vec<Flow>> {
             // A prime step meets all kinds of grants.
             let number = u32::try_from(u64::from(n) * 7_919 % u64::from(grants))?;
             let team = number / 100 % (CLIENTS / TEAM) * TEAM;
-            let from = if number % 100 >= 90 { team + n % TEAM } else { number };
+            let from = if number % 100 >= 90 {
+                team + n % TEAM
+            } else {
+                number
+            };
             let port_number = 20_000 + (n + round * 7_001) % 40_000;
             Ok(Flow {
                 from: client(from),
@@ -102,13 +112,13 @@ pub(super) fn flows(grants: u32, count: u32, round: u32) -> Result<Vec<Flow>> {
 
 /// Source translation, as every relay does it.
 const TRANSLATION: &str = "chain postrouting { type nat hook postrouting priority 100; \
-                           iifname weir0 oifname != weir0 masquerade; }";
+                           iifname weir0 oifname != weir0 masquerade; }\n";
 
 /// A forward chain without a rule.
 pub(super) fn empty() -> String {
     format!(
-        "table inet bare {{ chain forward {{ type filter hook forward priority 0; policy accept; }} \
-         {TRANSLATION} }}"
+        "table inet bare {{ chain forward {{ type filter hook forward priority 0; policy accept; }}\n \
+         {TRANSLATION} }}\n"
     )
 }
 
@@ -135,6 +145,6 @@ pub(super) fn naive(grants: u32) -> Result<String> {
             )?;
         }
     }
-    writeln!(text, "}} {TRANSLATION} }}")?;
+    writeln!(text, "}}\n {TRANSLATION} }}")?;
     Ok(text)
 }

@@ -147,7 +147,12 @@ fn loads(relay: &Lane, grants: u32, link: &InterfaceName, figures: &mut Vec<Figu
         relay.nft("flush ruleset", "")?;
         ours.push(milliseconds(relay.nft("-j -f -", &whole.document)?.1));
     }
-    let ratio = median(ours.iter().zip(&theirs).map(|(ours, theirs)| ours / theirs).collect());
+    let ratio = median(
+        ours.iter()
+            .zip(&theirs)
+            .map(|(ours, theirs)| ours / theirs)
+            .collect(),
+    );
     figures.push(Figure {
         yardstick: Some(median(theirs)),
         ratio: Some(ratio),
@@ -203,7 +208,12 @@ fn changes(
         }
     }
     let figure = |what: &str, times: Vec<f64>| {
-        Figure::new(format!("{what} {grants}: its transaction"), median(times), "ms").below(10.0)
+        Figure::new(
+            format!("{what} {grants}: its transaction"),
+            median(times),
+            "ms",
+        )
+        .below(10.0)
     };
     figures.push(figure("one grant more beside", added));
     figures.push(figure("one grant less of", taken));

@@ -1,6 +1,7 @@
 //! Our table, read back: tolerant of what newer versions of nft print.
 
 use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{ObservedFirewall, Table};
 use crate::Counter;
@@ -28,6 +29,24 @@ fn number(object: &Value, field: &str) -> u64 {
         .unwrap_or_default()
 }
 
+/// Our table as an adapter reads it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TableParts {
+    /// Its chains.
+    pub chains: BTreeSet<String>,
+    /// Its sets and maps: names, and whether each is a map. Anonymous ones left out.
+    pub sets: BTreeMap<String, bool>,
+    /// Its named counters.
+    pub counters: BTreeMap<String, Counter>,
+    /// How many rules it has.
+    pub rules: usize,
+    /// How many set elements, those that packets add left out; `None` when it is known that they
+    /// are as they were at the last look.
+    pub elements: Option<usize>,
+    /// Whether somebody else changed the table since the last look.
+    pub foreign: bool,
+}
+
 impl ObservedFirewall {
     /// Whether it bears the stamp of that table, and looks as it was left.
     #[must_use]
@@ -36,25 +55,55 @@ impl ObservedFirewall {
             && self.generation == table.generation()
     }
 
-    /// Reads what `nft -j list table inet weir` printed. What is not understood is left out. The
-    /// fingerprint is believed only when the table has as many rules and elements as it was loaded
-    /// with.
+    /// Makes the observation of what was read. The fingerprint is believed only when the table has
+    /// as many rules and elements as it was loaded with, and nobody else changed it.
+    #[must_use]
+    pub fn from_parts(parts: TableParts) -> Self {
+        let mut observed = Self {
+            fingerprint: None,
+            generation: 0,
+            chains: parts.chains,
+            sets: parts.sets,
+            counters: parts.counters,
+        };
+        let stamps: Vec<_> = observed
+            .chains
+            .iter()
+            .filter_map(|name| name.strip_prefix(STAMP))
+            .collect();
+        let &[only] = stamps.as_slice() else {
+            return observed;
+        };
+        let fields: Vec<_> = only.split('_').collect();
+        if let &[fingerprint, generation, rules, elements] = fields.as_slice() {
+            let as_loaded = rules.parse() == Ok(parts.rules)
+                && parts
+                    .elements
+                    .is_none_or(|count| elements.parse() == Ok(count));
+            let fingerprint = (as_loaded && !parts.foreign).then(|| fingerprint.to_owned());
+            observed.generation = generation.parse().unwrap_or_default();
+            observed.fingerprint = fingerprint;
+        }
+        observed
+    }
+
+    /// Reads what `nft -j list table inet weir` printed. What is not understood is left out.
     #[must_use]
     pub fn from_listing(listing: &Value) -> Self {
-        let mut observed = Self::default();
-        let (mut rules, mut elements) = (0_usize, 0_usize);
+        let mut parts = TableParts::default();
+        let mut elements = 0;
         let objects = listing.get("nftables").and_then(Value::as_array);
         for object in objects.into_iter().flatten() {
             if object.get("rule").is_some() {
-                rules += 1;
+                parts.rules += 1;
             } else if let Some(chain) = object.get("chain") {
-                observed.chains.insert(text(chain, "name"));
+                parts.chains.insert(text(chain, "name"));
             } else if let Some(counter) = object.get("counter") {
                 let value = Counter {
                     packets: number(counter, "packets"),
                     bytes: number(counter, "bytes"),
                 };
-                observed.counters.insert(text(counter, "name"), value);
+                parts.counters.insert(text(counter, "name"), value);
             } else if let Some((set, is_map)) = object
                 .get("set")
                 .map(|set| (set, false))
@@ -63,28 +112,13 @@ impl ObservedFirewall {
                 let name = text(set, "name");
                 // Dynamic sets fill and empty by themselves.
                 if !name.starts_with("log_") {
-                    elements += set
-                        .get("elem")
-                        .and_then(Value::as_array)
-                        .map_or(0, Vec::len);
+                    let listed = set.get("elem").and_then(Value::as_array);
+                    elements += listed.map_or(0, Vec::len);
                 }
-                observed.sets.insert(name, is_map);
+                parts.sets.insert(name, is_map);
             }
         }
-        let stamps: Vec<_> = observed
-            .chains
-            .iter()
-            .filter_map(|name| name.strip_prefix(STAMP))
-            .collect();
-        if let &[only] = stamps.as_slice() {
-            let parts: Vec<_> = only.split('_').collect();
-            if let &[fingerprint, generation, loaded_rules, loaded_elements] = parts.as_slice() {
-                observed.generation = generation.parse().unwrap_or_default();
-                if loaded_rules.parse() == Ok(rules) && loaded_elements.parse() == Ok(elements) {
-                    observed.fingerprint = Some(fingerprint.to_owned());
-                }
-            }
-        }
-        observed
+        parts.elements = Some(elements);
+        Self::from_parts(parts)
     }
 }

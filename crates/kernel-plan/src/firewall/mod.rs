@@ -12,6 +12,7 @@ mod table;
 mod transaction;
 
 pub use change::{FirewallChange, FullLoad, change, removal};
+pub use listing::TableParts;
 pub use ruleset::{DENIED_HOST, DENIED_RELAY, DENIED_SPOOFED, DENIED_TO_OVERLAY, GRANTED};
 pub use table::Table;
 

@@ -1,8 +1,14 @@
 //! The nftables table on the real kernel.
 
 use crate::support::{Node, apply, kernel, observe, output, run, scope};
+use std::sync::Arc;
 use weir_kernel::{KernelOptions, LinuxKernel};
-use weir_kernel_plan::{Kernel, Step};
+use weir_kernel_plan::{
+    Kernel, Step,
+    firewall::{DesiredFirewall, ObservedFirewall, SourceTranslation, Table, change},
+};
+use weir_overlay::{AddressRange, AddressSet, GrantId};
+use weir_protocol::{Destination, Grant, IpProtocol, PortRange};
 
 const RULESET: &str = r#"{"nftables": [
     {"add": {"table": {"family": "inet", "name": "weir"}}},
@@ -90,5 +96,143 @@ fn a_missing_nft_names_the_package() {
         }
         assert!(kernel.observe(&scope()).await.is_err());
         assert!(!output("nft list table inet weir").status.success());
+    });
+}
+
+fn set(text: &str) -> AddressSet {
+    let items = text.split_whitespace();
+    items
+        .map(|item| item.parse::<AddressRange>().unwrap())
+        .collect()
+}
+
+/// A relay with so many grants of one client to one port, and one of a team to a prefix.
+fn firewall(grants: u16) -> DesiredFirewall {
+    let grant = |id: u16, sources: &str, to: &str, ports: PortRange| Grant {
+        id: GrantId(id.into()),
+        sources: set(sources),
+        protocols: [IpProtocol::TCP].into(),
+        destinations: vec![Destination {
+            addresses: set(to),
+            ports,
+        }],
+        origin: format!("grants[{id}]"),
+    };
+    let mut all: Vec<Grant> = (1..=grants)
+        .map(|id| grant(id, "100.64.0.2", "10.0.0.1", PortRange::single(id)))
+        .collect();
+    let range = PortRange {
+        first: 100,
+        last: 200,
+    };
+    all.push(grant(
+        grants + 1,
+        "100.64.0.2 100.64.0.4",
+        "10.1.0.0/16",
+        range,
+    ));
+    DesiredFirewall {
+        own_addresses: set("100.64.0.1 fd77:6569:7200::1"),
+        served: set("10.0.0.0/8"),
+        exit: false,
+        grants: all,
+        translation: SourceTranslation {
+            subnets: true,
+            egress: std::collections::BTreeSet::new(),
+        },
+    }
+}
+
+/// Loads what is wanted, and gives what that left and whether it was a difference.
+async fn put_in_force(
+    kernel: &LinuxKernel,
+    wanted: &DesiredFirewall,
+    known: Option<&Table>,
+) -> (Arc<Table>, bool) {
+    let observed = observe(kernel).await.firewall;
+    let change = change(wanted, &scope().interface, observed.as_ref(), known);
+    let step = Step::LoadFirewall {
+        ruleset: change.document,
+        table: Some(Arc::clone(&change.table)),
+        difference: change.full.is_none(),
+    };
+    // Once: what is there already is not added again.
+    kernel.apply(&scope(), &step).await.unwrap();
+    let observed = observe(kernel).await.firewall.unwrap();
+    assert!(
+        observed.is(&change.table),
+        "{observed:?} {:?}",
+        change.table
+    );
+    (change.table, change.full.is_none())
+}
+
+#[test]
+fn a_change_is_a_difference_and_leaves_what_a_whole_load_would() {
+    Node::new().run(|| async {
+        let kernel = kernel();
+        let (table, difference) = put_in_force(&kernel, &firewall(50), None).await;
+        assert!(!difference, "nothing was there");
+        let (table, difference) = put_in_force(&kernel, &firewall(52), Some(&table)).await;
+        assert!(difference);
+        let mut other = firewall(30);
+        other.grants.remove(3);
+        other.served = set("10.0.0.0/9 8.8.8.8");
+        let (table, difference) = put_in_force(&kernel, &other, Some(&table)).await;
+        assert!(difference);
+        let listed = kernel.firewall_listing().await.unwrap().unwrap();
+        // Another kernel object that never saw the differences loads it whole.
+        let (whole, difference) = put_in_force(&kernel, &other, None).await;
+        assert!(!difference);
+        let again = kernel.firewall_listing().await.unwrap().unwrap();
+        let plain = |listing: &str, table: &Table| -> Vec<String> {
+            let mark = u32::from(table.generation()) << 20;
+            let stamp = format!("{}_{}", table.fingerprint(), table.generation());
+            let listing = listing
+                .replace(&format!("{mark:#010x}"), "MARK")
+                .replace(&stamp, "STAMP");
+            let mut lines: Vec<_> = listing
+                .split([',', '\n', '{', '}'])
+                .map(str::trim)
+                .collect();
+            lines.sort_unstable();
+            lines.into_iter().map(str::to_owned).collect()
+        };
+        assert_eq!(plain(&listed, &table), plain(&again, &whole));
+    });
+}
+
+#[test]
+fn what_others_do_to_the_table_is_found_and_to_their_own_is_not() {
+    Node::new().run(|| async {
+        let kernel = kernel();
+        put_in_force(&kernel, &firewall(20), None).await;
+        let as_it_was = async || -> bool {
+            let seen: ObservedFirewall = observe(&kernel).await.firewall.unwrap();
+            seen.fingerprint.is_some()
+        };
+        for harmless in [
+            "nft add table inet other",
+            "nft add chain inet other x",
+            "nft delete table inet other",
+        ] {
+            run(harmless);
+            assert!(as_it_was().await, "{harmless}");
+        }
+        // Each leaves as many rules and elements as there were.
+        for meddling in [
+            "nft delete element inet weir grants_ports4 { 100.64.0.2 . 10.0.0.1 . tcp . 3 } ; \
+             add element inet weir grants_ports4 { 100.64.0.9 . 10.0.0.1 . tcp . 3 : 0x3 }",
+            "nft flush chain inet weir deny_relay ; add rule inet weir deny_relay accept ; \
+             add rule inet weir deny_relay accept ; add rule inet weir deny_relay accept ; \
+             add rule inet weir deny_relay accept",
+            "nft delete element inet weir subnets4 { 10.0.0.0/8 } ; \
+             add element inet weir subnets4 { 11.0.0.0/8 }",
+        ] {
+            run(meddling);
+            assert!(!as_it_was().await, "{meddling}");
+            put_in_force(&kernel, &firewall(20), None).await;
+            assert!(as_it_was().await);
+        }
     });
 }
