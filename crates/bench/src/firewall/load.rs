@@ -84,6 +84,7 @@ pub(super) fn firewall(grants: u32) -> Result<DesiredFirewall> {
             subnets: true,
             egress: BTreeSet::new(),
         },
+        tunnel_port: None,
     })
 }
 

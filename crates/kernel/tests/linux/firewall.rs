@@ -140,6 +140,7 @@ fn firewall(grants: u16) -> DesiredFirewall {
             subnets: true,
             egress: std::collections::BTreeSet::new(),
         },
+        tunnel_port: None,
     }
 }
 
