@@ -2,6 +2,8 @@
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::path::PathBuf;
+use weir_diagnosis::parse_protocol;
+use weir_protocol::IpProtocol;
 
 use crate::settings::Change;
 
@@ -82,6 +84,18 @@ Examples:
   agent routes
   agent routes --json")]
     Routes(JsonArgs),
+
+    /// Say why a connection passes, or where it stops and what mends it
+    #[command(after_help = "\
+Looks at every step that the first packet of the connection takes, and changes nothing. From a
+client, the relay's part is not seen: it is asked there, with --from. Exits with 1 when a step is
+found that stops the connection.
+
+Examples:
+  agent explain 8.8.8.8:443
+  agent explain build:22 --json
+  agent explain 8.8.8.8:53 --protocol=udp --from=alice    on the relay")]
+    Explain(ExplainArgs),
 
     /// Show the version of this command and of the daemon
     #[command(after_help = "\
@@ -177,6 +191,26 @@ pub(crate) struct DownArgs {
 /// Commands that only show something.
 #[derive(Debug, Args)]
 pub(crate) struct JsonArgs {
+    /// Print it as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `explain`.
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// Where the connection goes to: an address or a name, and the port
+    #[arg(value_name = "DESTINATION:PORT")]
+    pub(crate) destination: String,
+
+    /// The node that opens it, by name or overlay address [default: this one]
+    #[arg(long, value_name = "NODE")]
+    pub(crate) from: Option<String>,
+
+    /// The protocol: a name or a number
+    #[arg(long, default_value = "tcp", value_parser = parse_protocol)]
+    pub(crate) protocol: IpProtocol,
+
     /// Print it as JSON
     #[arg(long)]
     pub(crate) json: bool,

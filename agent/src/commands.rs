@@ -9,11 +9,14 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use weir_diagnosis::Target;
+
 use crate::{
-    cli::{Cli, Command, DownArgs, JoinArgs, SetArgs, UpArgs},
+    cli::{Cli, Command, DownArgs, ExplainArgs, JoinArgs, SetArgs, UpArgs},
     client::ask,
     control::{
-        NodeState, Request, Response, StatusReport, UpReport, UpRequest, any_awaits_approval,
+        ExplainRequest, NodeState, Request, Response, StatusReport, UpReport, UpRequest,
+        any_awaits_approval,
     },
     daemon, manual, output,
     secret::SecretText,
@@ -24,6 +27,8 @@ use crate::{
 /// taking things back.
 const GRACE: Duration = Duration::from_secs(150);
 const SHOW_DEADLINE: Duration = Duration::from_secs(15);
+/// Looking at other programs' firewalls runs nft and iptables once a table.
+const EXPLAIN_DEADLINE: Duration = Duration::from_secs(180);
 /// How often `--wait` looks.
 const WAIT_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -59,6 +64,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
             }
             Ok(ExitCode::SUCCESS)
         }
+        Command::Explain(args) => explain(&socket, &args),
         Command::Version(args) => version(&socket, args.json),
         Command::Daemon(args) => {
             start_logging();
@@ -206,6 +212,7 @@ fn set(socket: &Path, args: SetArgs) -> Result<ExitCode> {
         }
         Response::Down(_)
         | Response::Status(_)
+        | Response::Explained(_)
         | Response::Version { .. }
         | Response::Refused { .. } => Err(unexpected()),
     }
@@ -223,14 +230,23 @@ fn down(socket: &Path, args: &DownArgs) -> Result<ExitCode> {
 }
 
 fn status(socket: &Path) -> Result<StatusReport> {
-    match accepted(ask(socket, Request::Status, SHOW_DEADLINE)?)? {
-        Response::Status(report) => Ok(*report),
-        Response::Up(_)
-        | Response::Saved
-        | Response::Down(_)
-        | Response::Version { .. }
-        | Response::Refused { .. } => Err(unexpected()),
-    }
+    let Response::Status(report) = accepted(ask(socket, Request::Status, SHOW_DEADLINE)?)? else {
+        return Err(unexpected());
+    };
+    Ok(*report)
+}
+
+fn explain(socket: &Path, args: &ExplainArgs) -> Result<ExitCode> {
+    let request = ExplainRequest {
+        target: Target::parse(&args.destination, args.protocol)?,
+        from: args.from.clone(),
+    };
+    let request = Request::Explain(Box::new(request));
+    let Response::Explained(report) = accepted(ask(socket, request, EXPLAIN_DEADLINE)?)? else {
+        return Err(unexpected());
+    };
+    show(report.as_ref(), args.json, output::explain)?;
+    Ok(exit(report.checks.all_well()))
 }
 
 fn version(socket: &Path, json: bool) -> Result<ExitCode> {
@@ -260,6 +276,7 @@ fn accepted(response: Response) -> Result<Response> {
         | Response::Saved
         | Response::Down(_)
         | Response::Status(_)
+        | Response::Explained(_)
         | Response::Version { .. } => Ok(response),
     }
 }

@@ -9,6 +9,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
 };
+use weir_diagnosis::{Checks, Target};
 use weir_kernel_plan::{Counter, WireguardBackend};
 use weir_overlay::{Generation, InterfaceName, NodeName, NodePublicKey, Tag, TrafficClass};
 use weir_protocol::{ItemFailure, RouteState, RouteStatus};
@@ -71,6 +72,17 @@ pub(crate) enum Request {
     Status,
     /// Say which version the daemon is.
     Version,
+    /// Say why a connection passes, or where it stops.
+    Explain(Box<ExplainRequest>),
+}
+
+/// What `explain` asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ExplainRequest {
+    /// Where the connection would go to.
+    pub(crate) target: Target,
+    /// The node that opens it, by name or address; this one when there is none.
+    pub(crate) from: Option<String>,
 }
 
 /// What `up` and `set` ask.
@@ -105,6 +117,8 @@ pub(crate) enum Response {
         /// Such as `0.1.0`.
         version: String,
     },
+    /// Why a connection passes, or where it stops.
+    Explained(Box<ExplainReport>),
     /// No: what is wrong and what to do. Nothing was changed, unless it says so.
     Refused {
         /// Sentences for a person, one a line.
@@ -307,6 +321,19 @@ pub(crate) enum RouteUse {
     Missing,
     /// It is not taken: `--accept-routes=false`, or another exit node, or none.
     NotAccepted,
+}
+
+/// Why a connection passes, or where it stops.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ExplainReport {
+    /// The node that opens it, as it is named.
+    pub(crate) from: String,
+    /// Where it goes to, as it was asked.
+    pub(crate) target: Target,
+    /// The address that this is; none when the name is not known.
+    pub(crate) address: Option<IpAddr>,
+    /// What was looked at, in the order in which a packet meets it.
+    pub(crate) checks: Checks,
 }
 
 /// Whether any of the routes still waits for an admin.

@@ -1,7 +1,8 @@
 //! The host, as the daemon sees it.
 
 use std::{collections::BTreeSet, future::Future, net::IpAddr};
-use weir_kernel::LinuxKernel;
+use weir_diagnosis::explain::HostView;
+use weir_kernel::{LinuxKernel, LookRequest};
 use weir_kernel_plan::{HostFacts, Kernel, KernelError};
 use weir_overlay::InterfaceName;
 use weir_protocol::HostInfo;
@@ -19,6 +20,15 @@ pub(crate) trait Host: Kernel + 'static {
         interface: &InterfaceName,
         listen_port: u16,
     ) -> impl Future<Output = Result<HostFacts, KernelError>> + Send;
+
+    /// Looks at what becomes of packets, changing nothing.
+    ///
+    /// # Errors
+    /// [`KernelError`] naming what could not be read.
+    fn look(
+        &self,
+        request: &LookRequest,
+    ) -> impl Future<Output = Result<HostView, KernelError>> + Send;
 }
 
 impl Host for LinuxKernel {
@@ -28,6 +38,10 @@ impl Host for LinuxKernel {
         listen_port: u16,
     ) -> Result<HostFacts, KernelError> {
         self.facts(interface, listen_port).await
+    }
+
+    async fn look(&self, request: &LookRequest) -> Result<HostView, KernelError> {
+        self.look(request).await
     }
 }
 

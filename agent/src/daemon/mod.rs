@@ -2,6 +2,7 @@
 
 mod agent;
 mod down;
+mod explain;
 mod host;
 mod keys;
 mod saved;

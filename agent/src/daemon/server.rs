@@ -142,6 +142,10 @@ async fn answer<H: Host>(agent: &Arc<Agent<H>>, line: &[u8]) -> Response {
         Request::Set(set) => agent.change(SettingCommand::Set, *set).await,
         Request::Down { timeout } => agent.down(timeout).await.map(Response::Down),
         Request::Status => Ok(Response::Status(Box::new(agent.status().await))),
+        Request::Explain(question) => agent
+            .explain(*question)
+            .await
+            .map(|report| Response::Explained(Box::new(report))),
         Request::Version => Ok(Response::Version {
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }),

@@ -2,10 +2,12 @@
 //!
 //! Pure, but for [`print()`] and [`complain`], the only places that write to the terminal.
 
+mod checks;
 mod routes;
 mod status;
 mod up;
 
+pub(crate) use checks::explain;
 pub(crate) use routes::routes;
 pub(crate) use status::status;
 pub(crate) use up::{approved, down, up};

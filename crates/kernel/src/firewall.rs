@@ -21,17 +21,17 @@ use crate::{
 };
 
 /// How long a short call may take, in seconds.
-const SECONDS: u64 = 10;
+pub(crate) const SECONDS: u64 = 10;
 /// How long a ruleset or a listing may take, in seconds. 100,000 set elements take nft 1.0.6 one
 /// on a machine of today; a small or emulated one is many times slower. The first ruleset after a
 /// boot takes longer than later ones, however small: the kernel loads a module for each kind of
 /// expression in it, and begins the transaction anew after each.
-const RULESET_SECONDS: u64 = 60;
+pub(crate) const RULESET_SECONDS: u64 = 60;
 /// The most of nft's error text that is kept, in bytes: it repeats its input.
 const ERROR_BYTES: usize = 1000;
 
 /// Runs `nft` with `input` as its standard input; gives its standard output.
-async fn run(
+pub(crate) async fn run(
     nft: &Path,
     operation: &str,
     arguments: &[&str],

@@ -9,6 +9,7 @@
 //! - `wireguard.rs` reads and changes WireGuard devices, the kernel's and the userspace one alike;
 //! - `firewall.rs` runs `nft`, `conntrack.rs` forgets connections, `sysctl.rs` reads and writes
 //!   kernel settings;
+//! - `look/` reads what a diagnosis needs: ways, rules, other programs' firewalls;
 //! - `changes.rs` waits for the kernel to say that something changed, `watch.rs` looks again at
 //!   WireGuard, of which the kernel says nothing;
 //! - `host.rs` learns what `up` must know of a host before it changes anything;
@@ -25,6 +26,7 @@ mod firewall;
 mod host;
 mod links;
 mod linux;
+mod look;
 mod netlink;
 mod nftables;
 mod path;
@@ -36,3 +38,4 @@ mod watch;
 mod wireguard;
 
 pub use linux::{KernelOptions, LinuxKernel};
+pub use look::LookRequest;

@@ -10,6 +10,8 @@ use std::{
     time::Duration,
 };
 use tempfile::TempDir;
+use weir_diagnosis::{OtherFirewalls, RouteAnswer, RouteOut, explain::HostView};
+use weir_kernel::LookRequest;
 use weir_kernel_plan::{HostFacts, KernelError, LinkFact, LinkKind, NodeSettings, PortFact};
 use weir_lab::FakeKernel;
 use weir_overlay::{Generation, InterfaceName, KeyId, NodeId, NodePublicKey};
@@ -44,6 +46,23 @@ impl Host for FakeKernel {
             unwritable_sysctls: BTreeMap::new(),
             autoconfigured_links: BTreeSet::new(),
             connected_networks: BTreeMap::new(),
+        })
+    }
+
+    async fn look(&self, request: &LookRequest) -> Result<HostView, KernelError> {
+        Ok(HostView {
+            outward: RouteAnswer::Out(RouteOut {
+                link: request.interface.to_string(),
+                gateway: None,
+                source: None,
+                table: None,
+                matched: None,
+            }),
+            back: None,
+            rules: BTreeSet::new(),
+            forwarding: Some(true),
+            addresses: BTreeSet::new(),
+            others: OtherFirewalls::default(),
         })
     }
 }

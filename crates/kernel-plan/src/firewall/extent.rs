@@ -69,7 +69,8 @@ impl DesiredFirewall {
     }
 
     /// Where packets from the overlay may go at all: the node itself and what it serves.
-    pub(super) fn within(&self) -> AddressSet {
+    #[must_use]
+    pub fn within(&self) -> AddressSet {
         let within = self.own_addresses.union(&self.served);
         if self.exit {
             within.union(&exit_addresses())
