@@ -9,6 +9,8 @@ use crate::settings::Change;
 
 /// Where the daemon listens, unless told otherwise.
 pub(crate) const SOCKET: &str = "/run/weir/agent.sock";
+/// Where the daemon keeps its state, unless told otherwise.
+pub(crate) const STATE_DIRECTORY: &str = "/var/lib/weir/agent";
 
 /// Joins this host to a Weir network: reach what the policy allows through relays with a fixed
 /// public address, or be such a relay.
@@ -96,6 +98,17 @@ Examples:
   agent explain build:22 --json
   agent explain 8.8.8.8:53 --protocol=udp --from=alice    on the relay")]
     Explain(ExplainArgs),
+
+    /// Examine this host: what is wrong with it, and what mends it
+    #[command(after_help = "\
+Looks at WireGuard, nft, forwarding, reverse path filters, MTU, clock, disk, coordinator and at
+other programs' firewalls, and changes nothing. Works without the daemon as well, for root. Exits
+with 1 when something is broken.
+
+Examples:
+  agent doctor
+  agent doctor --json")]
+    Doctor(JsonArgs),
 
     /// Show the version of this command and of the daemon
     #[command(after_help = "\
@@ -224,7 +237,7 @@ pub(crate) struct DaemonArgs {
     pub(crate) config: PathBuf,
 
     /// Where keys, settings and the last network map are kept
-    #[arg(long, value_name = "PATH", default_value = "/var/lib/weir/agent")]
+    #[arg(long, value_name = "PATH", default_value = STATE_DIRECTORY)]
     pub(crate) state_dir: PathBuf,
 }
 

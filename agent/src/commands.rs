@@ -9,10 +9,10 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use weir_diagnosis::Target;
+use weir_diagnosis::{Check, Outcome, Remedy, Target};
 
 use crate::{
-    cli::{Cli, Command, DownArgs, ExplainArgs, JoinArgs, SetArgs, UpArgs},
+    cli::{self, Cli, Command, DownArgs, ExplainArgs, JoinArgs, SetArgs, UpArgs},
     client::ask,
     control::{
         ExplainRequest, NodeState, Request, Response, StatusReport, UpReport, UpRequest,
@@ -64,6 +64,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
             }
             Ok(ExitCode::SUCCESS)
         }
+        Command::Doctor(args) => doctor(&socket, args.json),
         Command::Explain(args) => explain(&socket, &args),
         Command::Version(args) => version(&socket, args.json),
         Command::Daemon(args) => {
@@ -212,6 +213,7 @@ fn set(socket: &Path, args: SetArgs) -> Result<ExitCode> {
         }
         Response::Down(_)
         | Response::Status(_)
+        | Response::Doctor(_)
         | Response::Explained(_)
         | Response::Version { .. }
         | Response::Refused { .. } => Err(unexpected()),
@@ -234,6 +236,41 @@ fn status(socket: &Path) -> Result<StatusReport> {
         return Err(unexpected());
     };
     Ok(*report)
+}
+
+/// Asks the daemon, which may look at everything; where none runs, looks as far as it can itself.
+fn doctor(socket: &Path, json: bool) -> Result<ExitCode> {
+    let asked = ask(socket, Request::Doctor, EXPLAIN_DEADLINE).and_then(accepted);
+    let (daemon, mut checks) = match asked {
+        Ok(Response::Doctor(checks)) => {
+            let evidence = "it answers".to_owned();
+            (daemon_check(Outcome::Passed, evidence, vec![]), checks)
+        }
+        Ok(_) => return Err(unexpected()),
+        Err(error) => {
+            let start = Remedy::here("systemctl start weir-agent");
+            let failed = daemon_check(Outcome::Failed, format!("{error:#}"), vec![start]);
+            let state = Path::new(cli::STATE_DIRECTORY);
+            let looked = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?
+                .block_on(daemon::doctor_without_daemon(state));
+            // Who may not ask the daemon may not look either, and is told the first reason.
+            (failed, looked.unwrap_or_default())
+        }
+    };
+    checks.0.insert(0, daemon);
+    show(&checks, json, output::doctor)?;
+    Ok(exit(checks.all_well()))
+}
+
+fn daemon_check(outcome: Outcome, evidence: String, remedies: Vec<Remedy>) -> Check {
+    Check {
+        name: "daemon".to_owned(),
+        outcome,
+        evidence,
+        remedies,
+    }
 }
 
 fn explain(socket: &Path, args: &ExplainArgs) -> Result<ExitCode> {
@@ -276,6 +313,7 @@ fn accepted(response: Response) -> Result<Response> {
         | Response::Saved
         | Response::Down(_)
         | Response::Status(_)
+        | Response::Doctor(_)
         | Response::Explained(_)
         | Response::Version { .. } => Ok(response),
     }

@@ -72,6 +72,8 @@ pub(crate) enum Request {
     Status,
     /// Say which version the daemon is.
     Version,
+    /// Say whether the host is fit to take part.
+    Doctor,
     /// Say why a connection passes, or where it stops.
     Explain(Box<ExplainRequest>),
 }
@@ -117,6 +119,8 @@ pub(crate) enum Response {
         /// Such as `0.1.0`.
         version: String,
     },
+    /// Whether the host is fit to take part.
+    Doctor(Checks),
     /// Why a connection passes, or where it stops.
     Explained(Box<ExplainReport>),
     /// No: what is wrong and what to do. Nothing was changed, unless it says so.

@@ -138,6 +138,24 @@ impl Client {
         })
     }
 
+    /// Asks for nothing, to see whether the coordinator answers and has the right key. Gives the
+    /// seconds that its clock is ahead of ours, where it tells the time.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub(crate) async fn probe(&self, deadline: Duration) -> Result<Option<i64>, ClientError> {
+        self.within(deadline, async {
+            let asked = self.http.get(self.url.with_path("/")).send().await;
+            let response = asked.map_err(|error| self.unreachable(&error))?;
+            let date = response.headers().get("date");
+            Ok(date
+                .and_then(|date| date.to_str().ok())
+                .and_then(|date| jiff::fmt::rfc2822::parse(date).ok())
+                .map(|date| date.timestamp().as_second() - now()))
+        })
+        .await
+    }
+
     async fn call<Q: Serialize + Sync, A: DeserializeOwned>(
         &self,
         path: &str,
@@ -179,12 +197,7 @@ impl Client {
         let body = serde_json::to_vec(request).map_err(|error| setup(&error))?;
         let mut nonce = [0; 16];
         getrandom::fill(&mut nonce).map_err(|error| setup(&error))?;
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| {
-                i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-            });
-        let headers = sign(&self.machine, "POST", path, &body, now, nonce);
+        let headers = sign(&self.machine, "POST", path, &body, now(), nonce);
         let response = self
             .http
             .post(self.url.with_path(path))
@@ -238,6 +251,15 @@ impl Client {
             },
         }
     }
+}
+
+/// Seconds since 1970.
+fn now() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| {
+            i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+        })
 }
 
 /// The map stream.

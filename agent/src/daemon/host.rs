@@ -1,8 +1,8 @@
 //! The host, as the daemon sees it.
 
 use std::{collections::BTreeSet, future::Future, net::IpAddr};
-use weir_diagnosis::explain::HostView;
-use weir_kernel::{LinuxKernel, LookRequest};
+use weir_diagnosis::{doctor::Examination, explain::HostView};
+use weir_kernel::{ExamineRequest, LinuxKernel, LookRequest};
 use weir_kernel_plan::{HostFacts, Kernel, KernelError};
 use weir_overlay::InterfaceName;
 use weir_protocol::HostInfo;
@@ -29,6 +29,15 @@ pub(crate) trait Host: Kernel + 'static {
         &self,
         request: &LookRequest,
     ) -> impl Future<Output = Result<HostView, KernelError>> + Send;
+
+    /// Looks at what `doctor` judges, changing nothing.
+    ///
+    /// # Errors
+    /// [`KernelError`] naming what could not be read.
+    fn examine(
+        &self,
+        request: &ExamineRequest,
+    ) -> impl Future<Output = Result<Examination, KernelError>> + Send;
 }
 
 impl Host for LinuxKernel {
@@ -42,6 +51,10 @@ impl Host for LinuxKernel {
 
     async fn look(&self, request: &LookRequest) -> Result<HostView, KernelError> {
         self.look(request).await
+    }
+
+    async fn examine(&self, request: &ExamineRequest) -> Result<Examination, KernelError> {
+        self.examine(request).await
     }
 }
 

@@ -1,6 +1,7 @@
 //! `agent daemon`: wiring. The state on disk, the reconciler, the coordinator, the socket.
 
 mod agent;
+mod doctor;
 mod down;
 mod explain;
 mod host;
@@ -24,6 +25,7 @@ use weir_kernel::{KernelOptions, LinuxKernel};
 use weir_reconcile::{Reconciler, StateDirectory, Timing};
 
 use agent::Agent;
+pub(crate) use doctor::doctor_without_daemon;
 
 /// How long a pass under way may take to end when the daemon stops.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);

@@ -1,4 +1,4 @@
-//! What `explain` shows.
+//! What `explain` and `doctor` show.
 
 use weir_diagnosis::{Check, Checks, Outcome, Place};
 
@@ -16,6 +16,21 @@ pub(crate) fn explain(report: &ExplainReport) -> String {
         report.target,
         checks(&report.checks)
     )
+}
+
+/// How fit the host is.
+pub(crate) fn doctor(found: &Checks) -> String {
+    let failed = found
+        .0
+        .iter()
+        .filter(|check| check.outcome == Outcome::Failed)
+        .count();
+    let sum = match failed {
+        0 => "Nothing is broken.".to_owned(),
+        1 => "One thing is broken.".to_owned(),
+        count => format!("{count} things are broken."),
+    };
+    format!("{}{sum}\n", checks(found))
 }
 
 /// Checks, a line each, and under those that failed the commands that mend it.

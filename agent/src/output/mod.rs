@@ -7,7 +7,7 @@ mod routes;
 mod status;
 mod up;
 
-pub(crate) use checks::explain;
+pub(crate) use checks::{doctor, explain};
 pub(crate) use routes::routes;
 pub(crate) use status::status;
 pub(crate) use up::{approved, down, up};

@@ -7,6 +7,7 @@
 //! - `explain/`: why a connection passes, or where it stops;
 //! - `doctor/`: whether a host is fit to take part;
 //! - `firewall/`: what other programs' firewalls do to our packets;
+//! - `trace.rs`: what the kernel tells of a packet that it followed;
 //! - `grants.rs`: which grant of the policy lets a packet in.
 
 #![forbid(unsafe_code)]
@@ -18,8 +19,10 @@ pub mod grants;
 mod question;
 mod report;
 mod route;
+mod trace;
 
 pub use firewall::{IptablesSave, NftListing, OtherFirewalls, Programs};
 pub use question::{QuestionError, Target, parse_protocol};
 pub use report::{Check, Checks, Outcome, Place, Remedy};
 pub use route::{RouteAnswer, RouteOut, RuleSeen};
+pub use trace::{Hop, TRACE_TABLE, TracedPacket, read_trace};

@@ -59,6 +59,33 @@ pub(crate) async fn require(
         .ok_or_else(|| kernel_said(operation, libc::ENODEV))
 }
 
+/// The MTU of each link, in bytes, by name.
+pub(crate) async fn mtus(netlink: &Netlink) -> Result<BTreeMap<String, u32>, KernelError> {
+    let answers = netlink
+        .dump(
+            "list the links",
+            RouteNetlinkMessage::GetLink(LinkMessage::default()),
+        )
+        .await?;
+    Ok(answers
+        .into_iter()
+        .filter_map(|answer| {
+            let RouteNetlinkMessage::NewLink(message) = answer else {
+                return None;
+            };
+            let (mut name, mut mtu) = (None, None);
+            for attribute in message.attributes {
+                if let LinkAttribute::IfName(found) = attribute {
+                    name = Some(found);
+                } else if let LinkAttribute::Mtu(found) = attribute {
+                    mtu = Some(found);
+                }
+            }
+            name.zip(mtu)
+        })
+        .collect())
+}
+
 /// All links, names by index.
 pub(crate) async fn names(netlink: &Netlink) -> Result<BTreeMap<u32, String>, KernelError> {
     let answers = netlink

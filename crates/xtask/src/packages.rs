@@ -22,6 +22,7 @@ pub(crate) const LAB: &[Need] = &[
     ("nsenter", "util-linux"),
     ("wg", "wireguard-tools"),
     ("conntrack", "conntrack"),
+    ("iptables", "iptables"),
 ];
 
 /// What the coordinator's tests start a server of their own from.

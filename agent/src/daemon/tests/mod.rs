@@ -10,8 +10,10 @@ use std::{
     time::Duration,
 };
 use tempfile::TempDir;
-use weir_diagnosis::{OtherFirewalls, RouteAnswer, RouteOut, explain::HostView};
-use weir_kernel::LookRequest;
+use weir_diagnosis::{
+    OtherFirewalls, RouteAnswer, RouteOut, doctor::Examination, explain::HostView,
+};
+use weir_kernel::{ExamineRequest, LookRequest};
 use weir_kernel_plan::{HostFacts, KernelError, LinkFact, LinkKind, NodeSettings, PortFact};
 use weir_lab::FakeKernel;
 use weir_overlay::{Generation, InterfaceName, KeyId, NodeId, NodePublicKey};
@@ -62,6 +64,16 @@ impl Host for FakeKernel {
             rules: BTreeSet::new(),
             forwarding: Some(true),
             addresses: BTreeSet::new(),
+            others: OtherFirewalls::default(),
+        })
+    }
+
+    async fn examine(&self, request: &ExamineRequest) -> Result<Examination, KernelError> {
+        Ok(Examination {
+            facts: self.facts(&request.interface, request.listen_port).await?,
+            sysctls: BTreeMap::new(),
+            ways: BTreeMap::new(),
+            mtus: BTreeMap::new(),
             others: OtherFirewalls::default(),
         })
     }

@@ -1,6 +1,8 @@
 //! Whether a host is fit to take part, whatever the connection: the checks of `agent doctor`.
 
 mod firewalls;
+#[cfg(test)]
+mod tests;
 
 use ipnet::IpNet;
 use std::{
@@ -226,23 +228,28 @@ fn works(node: &NodeSeen, checks: &mut Checks) {
 }
 
 fn settings(host: &Host, node: &NodeSeen, checks: &mut Checks) {
-    if node.needs.is_empty() {
+    let forwarding = [SysctlKey::ipv4_forwarding(), SysctlKey::ipv6_forwarding()];
+    if !node.needs.keys().any(|key| forwarding.contains(key)) {
         checks.passed("forwarding", "not needed: this node relays nothing");
-        return;
     }
     for (key, wanted) in &node.needs {
         let dotted = key.0.replace('/', ".");
+        let name = if forwarding.contains(key) {
+            "forwarding"
+        } else {
+            "kernel setting"
+        };
         match host.seen.sysctls.get(key) {
             Some(Some(value)) if value == wanted => {
-                checks.passed("forwarding", format!("{dotted} is {value}"));
+                checks.passed(name, format!("{dotted} is {value}"));
             }
             Some(Some(value)) => checks.failed(
-                "forwarding",
+                name,
                 format!("{dotted} is {value} and must be {wanted}"),
                 [Remedy::here(format!("sysctl -w {dotted}={wanted}"))],
             ),
             Some(None) | None => {
-                checks.unknown("forwarding", format!("{dotted} cannot be read"), []);
+                checks.unknown(name, format!("{dotted} cannot be read"), []);
             }
         }
     }
@@ -261,8 +268,10 @@ fn reverse_path(host: &Host, node: &NodeSeen, checks: &mut Checks) {
         return;
     };
     let strictest = value("all").max(value(&link));
+    // With this setting, the kernel heeds the tunnel's mark when it looks for the way back.
+    let heeds_marks = node.needs.contains_key(&SysctlKey::validate_marks());
     match strictest {
-        Some(1) if node.uses_exit => checks.unknown(
+        Some(1) if node.uses_exit && !heeds_marks => checks.unknown(
             "rp_filter",
             format!(
                 "strict on {link}, while this node uses an exit: answers to the tunnel's own \

@@ -5,8 +5,8 @@ use std::{
     net::IpAddr,
 };
 use weir_kernel_plan::{
-    DesiredState, NodeSettings, ObservedDevice, ObservedPeer, ObservedState, RELAYED_TABLE,
-    RULE_RELAYED, WireguardBackend, desired_state, firewall::ObservedFirewall,
+    DesiredState, LinkMtu, NodeSettings, ObservedDevice, ObservedPeer, ObservedState,
+    RELAYED_TABLE, RULE_RELAYED, WireguardBackend, desired_state, firewall::ObservedFirewall,
 };
 use weir_overlay::{Generation, GrantId, NodeId, NodePrivateKey, NodePublicKey};
 use weir_protocol::{
@@ -50,7 +50,7 @@ fn settings() -> NodeSettings {
     NodeSettings {
         interface: "weir0".parse().unwrap(),
         backend: WireguardBackend::Kernel,
-        mtu: 1420,
+        mtu: LinkMtu::FromPath,
         listen_port: 51920,
         accept_routes: true,
         exit_node: None,
@@ -61,6 +61,8 @@ fn settings() -> NodeSettings {
         ipv6: false,
         autoconfigured_links: BTreeSet::new(),
         keepalive: false,
+        direct: BTreeSet::new(),
+        may_validate_marks: false,
     }
 }
 

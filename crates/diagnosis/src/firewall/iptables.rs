@@ -129,6 +129,7 @@ fn items<'a>(mut words: impl Iterator<Item = &'a str>) -> Vec<Item> {
             }
             "--sport" | "--sports" | "--source-port" => is(Field::SourcePort(None), ports),
             "--ctstate" | "--state" => is(Field::ConnectionState, states),
+            "--ctstatus" => is(Field::ConnectionStatus, states),
             "--ctdir" => is(Field::ConnectionDirection, states),
             // What these bring along is told by their own options.
             "-m" => match words.next() {

@@ -172,6 +172,8 @@ pub enum Field {
     DestinationPort(Option<u8>),
     /// The state of its connection, such as `new`.
     ConnectionState,
+    /// What happened to its connection, such as `dnat`.
+    ConnectionStatus,
     /// The direction in its connection: `original` or `reply`.
     ConnectionDirection,
 }

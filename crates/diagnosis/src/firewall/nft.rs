@@ -244,6 +244,7 @@ fn field(left: &Value) -> Option<Field> {
         return match (ct.get("key")?.as_str()?, ct.get("dir")) {
             ("state", None) => Some(Field::ConnectionState),
             ("direction", None) => Some(Field::ConnectionDirection),
+            ("status", None) => Some(Field::ConnectionStatus),
             _ => None,
         };
     }

@@ -286,6 +286,7 @@ impl Packet {
             | Field::Protocol
             | Field::NetworkFamily
             | Field::ConnectionState
+            | Field::ConnectionStatus
             | Field::ConnectionDirection => false,
         }
     }
@@ -311,6 +312,14 @@ impl Packet {
             Field::SourcePort(_) => values.port(self.source_port)?,
             Field::DestinationPort(_) => values.port(self.destination_port)?,
             Field::ConnectionState => values.word(if self.new { "new" } else { "established" }),
+            // Destinations of ours are never translated; of other things that happen, more is not
+            // known.
+            Field::ConnectionStatus => {
+                if values.words.iter().any(|word| word != "dnat") {
+                    return None;
+                }
+                false
+            }
             Field::ConnectionDirection => values.word(if self.new { "original" } else { "reply" }),
         };
         if !found && values.others {

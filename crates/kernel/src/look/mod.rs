@@ -1,7 +1,10 @@
 //! Looks at the host for a diagnosis, and changes nothing.
 
+mod examine;
 mod others;
 mod way;
+
+pub use examine::ExamineRequest;
 
 use std::net::IpAddr;
 use weir_diagnosis::{OtherFirewalls, RouteAnswer, explain::HostView};
@@ -71,14 +74,6 @@ impl LinuxKernel {
     /// [`KernelError`], when nft does not even list the names of tables.
     pub async fn other_firewalls(&self) -> Result<OtherFirewalls, KernelError> {
         others::read(&self.options.nft).await
-    }
-
-    /// Where the kernel sends what this host itself sends to an address.
-    ///
-    /// # Errors
-    /// [`KernelError`].
-    pub async fn way_to(&self, address: IpAddr) -> Result<RouteAnswer, KernelError> {
-        way::way(&self.netlink, address, None).await
     }
 }
 
