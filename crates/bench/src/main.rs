@@ -1,11 +1,13 @@
 //! How fast Weir is. `cargo xtask bench` builds and runs this.
 //!
-//! `generate` makes a network and its policy from a fixed seed (`random`), `policy` measures,
-//! `yardstick` is the straightforward compiler that it is measured against. `firewall` measures the
-//! ruleset in namespaces of its own. `report` prints.
+//! `generate` makes a network and its policy from a fixed seed (`random`), `policy` measures the
+//! compiler, `change` what one node's change costs, `yardstick` is the straightforward compiler that
+//! both are measured against. `firewall` measures the ruleset in namespaces of its own. `report`
+//! prints.
 
 #![forbid(unsafe_code)]
 
+mod change;
 mod firewall;
 mod generate;
 mod policy;

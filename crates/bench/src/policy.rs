@@ -1,6 +1,7 @@
 //! Measures the policy compiler.
 
 use crate::{
+    change,
     generate::{self, Sample, Size},
     report::{self, Figure, Report, milliseconds},
     yardstick::{Ends, Yardstick, entries},
@@ -12,8 +13,7 @@ use std::{
     hint::black_box,
     time::{Duration, Instant},
 };
-use weir_overlay::NodeId;
-use weir_policy::{CompiledPolicy, Directory, Policy, changed_nodes, compile};
+use weir_policy::{CompiledPolicy, Policy, changed_nodes, compile};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -58,6 +58,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let text = sample.text()?;
     let mut figures = Vec::new();
 
+    let worked = report::processor_time()?;
     let start = Instant::now();
     let policy = parse(&text)?;
     let parsed = start.elapsed();
@@ -68,6 +69,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         grants += black_box(compiled.filter(*node)).len();
     }
     let whole = start.elapsed();
+    let work = report::processor_time()?.saturating_sub(worked);
     let memory = report::peak_memory()?;
 
     figures.push(
@@ -86,9 +88,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     figures.push(Figure::time("of this: parse", parsed));
     figures.push(Figure::time("of this: compile", resolved - parsed));
     figures.push(Figure::time("of this: filters", whole - resolved));
+    figures.push(Figure::time("the same in processor time alone", work).below(2000.0));
     yardsticks(&sample, size, &compiled, whole, &mut figures)?;
     edit(&sample, &compiled, &mut figures)?;
-    change(&sample, size, &policy, &mut figures)?;
+    change::measure(&sample, size, policy, &mut figures)?;
     figures.push(
         Figure::new(
             "peak memory of all that, the generated network included",
@@ -205,62 +208,3 @@ fn edit(sample: &Sample, old: &CompiledPolicy, figures: &mut Vec<Figure>) -> Res
     figures.push(Figure::time("of this: finding the nodes", whole - compiled));
     Ok(())
 }
-
-/// How often each change of one node is made.
-const CHANGES: usize = 5;
-
-/// Measures what one node's change costs: the policy is compiled anew for it, not parsed.
-fn change(sample: &Sample, size: Size, policy: &Policy, figures: &mut Vec<Figure>) -> Result<()> {
-    for (name, change) in CHANGES_OF_A_NODE {
-        let mut times = Vec::new();
-        for turn in 0..CHANGES {
-            let mut directory = sample.directory.clone();
-            change(&mut directory, size, turn)?;
-            let start = Instant::now();
-            black_box(compile(policy, &directory));
-            times.push(start.elapsed());
-        }
-        times.sort_unstable();
-        let at = |part: usize| {
-            let last = times.len().saturating_sub(1);
-            times.get(last * part / 100).copied().unwrap_or_default()
-        };
-        let what = |figure: &str| {
-            format!("{name}: {figure} of {CHANGES} (compiles the whole policy anew)")
-        };
-        figures.push(Figure::time(what("median"), at(50)).below(2.0));
-        figures.push(Figure::time(what("99th percentile"), at(99)).below(2.0));
-    }
-    Ok(())
-}
-
-type Step = fn(&mut Directory, Size, usize) -> Result<()>;
-
-/// Changes of one node, another one in each turn.
-const CHANGES_OF_A_NODE: [(&str, Step); 4] = [
-    ("a node joins", |directory, size, turn| {
-        let node = generate::device(size.nodes, turn * 7 % size.users);
-        directory
-            .nodes
-            .insert(NodeId(generate::id(size.nodes)), node);
-        Ok(())
-    }),
-    ("a node leaves", |directory, _, turn| {
-        directory.nodes.remove(&NodeId(generate::id(turn * 11)));
-        Ok(())
-    }),
-    ("a node's tags change", |directory, size, turn| {
-        let id = NodeId(generate::id(size.nodes - 1 - turn));
-        if let Some(node) = directory.nodes.get_mut(&id) {
-            node.tags = [format!("tag:t{}", turn * 13 % size.tags).parse()?].into();
-        }
-        Ok(())
-    }),
-    ("a node's routes change", |directory, size, turn| {
-        let id = NodeId(generate::id(size.nodes - 1 - turn));
-        if let Some(node) = directory.nodes.get_mut(&id) {
-            node.approved_routes = [format!("10.255.{turn}.0/24").parse()?].into();
-        }
-        Ok(())
-    }),
-];

@@ -1,10 +1,14 @@
 //! What a benchmark found, for people and for programs.
 
-#![expect(clippy::print_stdout, reason = "this is the output module")]
-
 use anyhow::{Context as _, Result};
+use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
-use std::{fs, thread, time::Duration};
+use std::{
+    fs,
+    io::{self, Write as _},
+    thread,
+    time::Duration,
+};
 
 /// All figures of a benchmark.
 #[derive(Debug, Serialize)]
@@ -98,36 +102,52 @@ pub(crate) fn machine() -> String {
     format!("{count} x {model}, {}", std::env::consts::ARCH)
 }
 
+/// The time that this thread has spent on a processor so far: what it waited for one, because the
+/// machine is shared, is left out.
+pub(crate) fn processor_time() -> Result<Duration> {
+    let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID);
+    let time = time.context("cannot read the clock of this thread")?;
+    Ok(Duration::from(time))
+}
+
 impl Report {
+    /// Prints to standard output, as far as anybody reads that.
     pub(crate) fn print(&self, json: bool) -> Result<()> {
-        if json {
-            println!(
-                "{}",
-                serde_json::to_string(self).context("cannot write JSON")?
-            );
-            return Ok(());
+        let text = if json {
+            serde_json::to_string(self).context("cannot write JSON")? + "\n"
+        } else {
+            self.table()
+        };
+        match io::stdout().write_all(text.as_bytes()) {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                Err(error).context("cannot write to standard output")
+            }
+            Ok(()) | Err(_) => Ok(()),
         }
-        println!("{} on {}\n", self.name, self.machine);
+    }
+
+    fn table(&self) -> String {
+        let mut lines = vec![format!("{} on {}\n", self.name, self.machine)];
         for figure in &self.figures {
             let met = match figure.met {
                 Some(true) => "met",
                 Some(false) => "NOT MET",
                 None => "",
             };
-            println!(
+            lines.push(format!(
                 "{:>12.3} {:<6} {:<32} {met:<8} {}",
                 figure.value,
                 figure.unit,
                 figure.aim.as_deref().unwrap_or_default(),
                 figure.what
-            );
+            ));
             if let (Some(yardstick), Some(ratio)) = (figure.yardstick, figure.ratio) {
-                println!(
+                lines.push(format!(
                     "{yardstick:>12.3} {:<6} {:<32} {:<8} the yardstick: {ratio:.1} times as much",
                     figure.unit, "", ""
-                );
+                ));
             }
         }
-        Ok(())
+        lines.join("\n") + "\n"
     }
 }

@@ -89,7 +89,7 @@ impl<'a> Compiler<'a> {
         Self {
             policy,
             directory,
-            wildcard: directory.wildcard.union(&index.holders.subnets()),
+            wildcard: directory.wildcard.union(index.holders.subnets()),
             index,
             identities: BTreeMap::new(),
             postures: BTreeMap::new(),

@@ -13,6 +13,8 @@ use weir_overlay::{AddressRange, AddressSet, NodeId};
 pub(crate) struct Holders {
     by_address: BTreeMap<IpAddr, Vec<NodeId>>,
     subnets: Prefixes<NodeId>,
+    /// The addresses of these, so that sets of nodes' addresses need not be looked up one by one.
+    served: AddressSet,
     /// The approved default routes, and who serves them.
     exits: BTreeMap<IpNet, Vec<NodeId>>,
 }
@@ -23,6 +25,9 @@ impl Holders {
             self.by_address.entry(*address).or_default().push(id);
         }
         for subnet in node.subnets() {
+            if !self.subnets.contains_key(&subnet.trunc()) {
+                self.served = self.served.union(&[subnet].into_iter().collect());
+            }
             self.subnets.insert(subnet, id);
         }
         for exit in node.exits() {
@@ -41,6 +46,9 @@ impl Holders {
         }
         for subnet in node.subnets() {
             self.subnets.remove(subnet, &id);
+            if !self.subnets.contains_key(&subnet.trunc()) {
+                self.served = self.subnets.keys().collect();
+            }
         }
         for exit in node.exits() {
             if let Some(nodes) = self.exits.get_mut(&exit.trunc()) {
@@ -51,7 +59,7 @@ impl Holders {
 
     /// The nodes that have one of the addresses, or serve one by an approved subnet route. Sorted.
     pub(crate) fn nodes(&self, addresses: &AddressSet) -> Vec<NodeId> {
-        let serving = self.subnets.overlapping_any(addresses).map(|(_, id)| *id);
+        let serving = self.serving(addresses).map(|(_, id)| *id);
         let mut nodes: Vec<NodeId> = self.owners(addresses).chain(serving).collect();
         nodes.sort_unstable();
         nodes.dedup();
@@ -72,13 +80,22 @@ impl Holders {
 
     /// The approved subnet routes that hold one of the addresses. Sorted.
     pub(crate) fn routes(&self, addresses: &AddressSet) -> BTreeSet<IpNet> {
-        let serving = self.subnets.overlapping_any(addresses);
+        let serving = self.serving(addresses);
         serving.map(|(route, _)| *route).collect()
+    }
+
+    fn serving(&self, addresses: &AddressSet) -> impl Iterator<Item = (&IpNet, &NodeId)> {
+        // Most sets are of the overlay, where nobody serves a route.
+        let shared = self.served.intersection(addresses);
+        let shared: Vec<AddressRange> = shared.ranges().to_vec();
+        shared
+            .into_iter()
+            .flat_map(|range| self.subnets.overlapping(range))
     }
 
     /// Whether an approved subnet route holds the address.
     pub(crate) fn is_served(&self, address: IpAddr) -> bool {
-        self.subnets.overlapping(address.into()).next().is_some()
+        self.served.contains(address)
     }
 
     /// Whether somebody serves exactly this route.
@@ -88,8 +105,8 @@ impl Holders {
     }
 
     /// All approved subnet routes.
-    pub(crate) fn subnets(&self) -> AddressSet {
-        self.subnets.keys().collect()
+    pub(crate) const fn subnets(&self) -> &AddressSet {
+        &self.served
     }
 }
 

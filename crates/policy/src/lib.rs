@@ -8,12 +8,13 @@
 //!    refused, because leaving a restriction out would allow too much.
 //! 3. `resolve`: document to [`Policy`]. Every name is looked up, every selector understood
 //!    (`selector` lists them), every rule given an id that survives edits elsewhere (`grant_id`).
-//! 4. `compile`: [`Policy`] and [`Directory`] (who is in the network now, arranged by `index`) to
-//!    [`CompiledPolicy`].
+//! 4. `compile`: [`Policy`] and [`Directory`] (who is in the network now, arranged by `index` and
+//!    `holders`) to [`CompiledPolicy`]: tables of where rules start and lead, each once, and the nodes
+//!    in them. `live` changes these in place when one node changes ([`LivePolicy`]).
 //! 5. `reduce`: [`CompiledPolicy`] to what one node is told: [`CompiledPolicy::filter`] is its
 //!    packet filter, [`CompiledPolicy::peers`] whom it may talk to or hear from,
 //!    [`CompiledPolicy::ways_into`] through whom it may use a route. `rows` shows the same filter as
-//!    the policy wrote it.
+//!    the policy wrote it; `changed` names the nodes whom an edit of the policy concerns.
 //! 6. Beside this way: `verify` answers the author's own tests, `explain` says which rule allows a
 //!    packet or comes closest, `diff` who gains and loses what between two policies; `rendering`
 //!    writes a policy as its canonical text ([`Policy::to_hujson`]).

@@ -128,8 +128,12 @@ impl CompiledPolicy {
     /// as its own.
     #[must_use]
     pub fn peers(&self, node: NodeId) -> BTreeSet<NodeId> {
+        self.sorted_peers(node).into_iter().collect()
+    }
+
+    pub(crate) fn sorted_peers(&self, node: NodeId) -> Vec<NodeId> {
         let Some(place) = self.places.get(&node) else {
-            return BTreeSet::new();
+            return Vec::new();
         };
         let mut targets: Vec<TargetsId> = Vec::new();
         for id in &place.starts {
@@ -161,7 +165,7 @@ impl CompiledPolicy {
         peers.sort_unstable();
         peers.dedup();
         peers.retain(|id| *id != node);
-        peers.into_iter().collect()
+        peers
     }
 
     /// Whether a rule for a user's own devices leads from one of them to another.

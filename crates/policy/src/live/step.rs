@@ -26,7 +26,8 @@ pub(super) struct Step<'a> {
 /// Whom a step touches.
 #[derive(Debug, Default)]
 struct Touched {
-    nodes: BTreeSet<NodeId>,
+    /// With repetitions.
+    nodes: Vec<NodeId>,
     /// The senders whose addresses are others now.
     senders: BTreeSet<SendersId>,
     /// The targets of `via` whose nodes are others now.
@@ -57,8 +58,8 @@ impl Step<'_> {
     /// Makes the change, and names the nodes whose answers may differ.
     pub(super) fn carry_out(&self, compiled: &mut CompiledPolicy) -> BTreeSet<NodeId> {
         let mut touched = Touched::default();
-        touched.nodes.insert(self.id);
-        let peers = compiled.peers(self.id);
+        touched.nodes.push(self.id);
+        let peers = compiled.sorted_peers(self.id);
         let mut devices = self.own_devices(compiled);
         let old = compiled.places.remove(&self.id).unwrap_or_default();
         let mut new = self.after.map(Place::of).unwrap_or_default();
@@ -92,7 +93,8 @@ impl Step<'_> {
         if moved || touched.senders.iter().any(has_own) {
             touched.nodes.extend(devices);
         }
-        touched.nodes.extend(&peers ^ &compiled.peers(self.id));
+        let now = compiled.sorted_peers(self.id);
+        touched.nodes.extend(only_in_one(&peers, &now));
         touched.resolve(compiled)
     }
 
@@ -185,7 +187,7 @@ impl Step<'_> {
         if gone.is_empty() && come.is_empty() {
             return;
         }
-        let left = self.wildcard.union(&compiled.holders.subnets());
+        let left = self.wildcard.union(compiled.holders.subnets());
         for id in self.catalog.any_senders() {
             let senders = compiled.senders_mut(*id);
             let sources = self.rule(senders.written).map(|rule| &rule.sources);
@@ -208,10 +210,10 @@ impl Step<'_> {
         self.policy.rules.get(written)
     }
 
-    /// The addresses that the node had or has.
-    fn addresses(&self) -> BTreeSet<IpAddr> {
+    /// The addresses that the node had or has, some twice.
+    fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         let nodes = [self.before, self.after].into_iter().flatten();
-        nodes.flat_map(|node| &node.addresses).copied().collect()
+        nodes.flat_map(|node| &node.addresses).copied()
     }
 
     fn has(&self, address: IpAddr) -> bool {
@@ -346,8 +348,18 @@ impl Touched {
         for id in senders {
             nodes.extend(&compiled.senders(id).nodes);
         }
-        nodes
+        // A set is made of what is sorted in one go.
+        nodes.sort_unstable();
+        nodes.dedup();
+        nodes.into_iter().collect()
     }
+}
+
+/// What only one of two sorted lists has.
+fn only_in_one<'a>(one: &'a [NodeId], other: &'a [NodeId]) -> impl Iterator<Item = NodeId> + 'a {
+    let missing = |from: &'a [NodeId]| move |id: &&NodeId| from.binary_search(id).is_err();
+    let ones = one.iter().filter(missing(other));
+    ones.chain(other.iter().filter(missing(one))).copied()
 }
 
 fn set_address(set: &mut AddressSet, address: IpAddr, is: bool) {
