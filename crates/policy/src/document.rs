@@ -13,7 +13,6 @@ pub(crate) use rules::{Acl, Grant};
 
 use crate::{
     diagnostics::{Findings, Span},
-    suggest::did_you_mean,
     syntax::{Property, Spanned, Text, Value},
 };
 use reader::{
@@ -90,10 +89,13 @@ pub(crate) fn read(tree: Spanned<Value>, findings: &mut Findings<'_>) -> Documen
     let mut seen = BTreeSet::new();
     for Property { key, value } in object(tree, "the policy", findings).unwrap_or_default() {
         let Some(name) = known_as(&key.value, &SECTIONS, &[]) else {
-            let help = did_you_mean(&key.value, SECTIONS).or_else(|| {
-                let all = SECTIONS.join(", ");
-                Some(format!("the sections are {all}"))
-            });
+            let help = findings
+                .suggestions
+                .did_you_mean(&key.value, SECTIONS)
+                .or_else(|| {
+                    let all = SECTIONS.join(", ");
+                    Some(format!("the sections are {all}"))
+                });
             findings.error(&key.span, format!("unknown section {:?}", key.value), help);
             continue;
         };

@@ -1,14 +1,14 @@
 //! A policy whose names are resolved, before it meets a network.
 
 use crate::{
-    diagnostics::{Diagnostic, Findings, Lines},
+    diagnostics::{Diagnostic, Findings, Lines, first_of_each},
     directory::{Directory, PolicyNode, Posture, User},
     document,
     index::Index,
     posture::Assertion,
     resolve,
     selector::{Identity, Source, TagOwner, Target, UserSelector},
-    suggest::did_you_mean,
+    suggest::Suggestions,
     syntax,
 };
 use ipnet::IpNet;
@@ -215,17 +215,18 @@ impl Policy {
             .flatten()
             .collect();
         let index = Index::of(directory);
+        let suggestions = Suggestions::default();
         let strangers = self
             .users
             .iter()
             .filter(|(selector, _)| index.users(selector).next().is_none())
             .map(|(selector, finding)| Diagnostic {
-                help: did_you_mean(selector.as_str(), known.iter().copied()),
+                help: suggestions.did_you_mean(selector.as_str(), known.iter().copied()),
                 ..finding.clone()
             });
         let mut warnings: Vec<_> = self.warnings.iter().cloned().chain(strangers).collect();
         warnings.sort_by_key(|warning| warning.span.start);
-        warnings
+        first_of_each(warnings)
     }
 
     /// Those of [`Self::warnings`] that hold in every network.

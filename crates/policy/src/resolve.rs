@@ -44,6 +44,10 @@ struct Resolver<'r, 'f, 'l> {
     /// Whether entries may deny.
     deny_rules: bool,
     ids: GrantIds,
+    /// How many sources and ports the rules have together.
+    parts: usize,
+    /// How many ranges were looked at to make the sets.
+    set_work: usize,
     lines: &'r Lines<'l>,
     findings: &'f mut Findings<'l>,
 }
@@ -66,6 +70,8 @@ pub(crate) fn resolve<'l>(
         default_postures: Vec::new(),
         deny_rules: document.deny_rules,
         ids: GrantIds::default(),
+        parts: 0,
+        set_work: 0,
         lines,
         findings,
     };

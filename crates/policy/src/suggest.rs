@@ -1,5 +1,7 @@
 //! The nearest valid name to a misspelt one.
 
+use std::cell::Cell;
+
 /// The candidate with the fewest edits from `name`, when they are few enough to be a slip: one, or
 /// a third of the name. The first in order among equals.
 pub(crate) fn nearest<'a>(
@@ -14,18 +16,43 @@ pub(crate) fn nearest<'a>(
     let lower = name.to_lowercase();
     candidates
         .into_iter()
+        .filter(|candidate| candidate.len().abs_diff(name.len()) <= 4 * allowed)
         .map(|candidate| (distance(&lower, &candidate.to_lowercase()), candidate))
         .filter(|(edits, _)| *edits <= allowed)
         .min_by_key(|(edits, _)| *edits)
         .map(|(_, candidate)| candidate)
 }
 
-/// `did you mean "..."?`, when there is a nearest name.
-pub(crate) fn did_you_mean<'a>(
-    name: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<String> {
-    nearest(name, candidates).map(|candidate| format!("did you mean {candidate:?}?"))
+/// Suggests names, until it has compared so many that nobody would wait for more: a file with
+/// thousands of unknown names has another problem.
+#[derive(Debug)]
+pub(crate) struct Suggestions {
+    /// How many names may still be compared.
+    left: Cell<usize>,
+}
+
+impl Default for Suggestions {
+    fn default() -> Self {
+        Self {
+            left: Cell::new(20_000),
+        }
+    }
+}
+
+impl Suggestions {
+    /// `did you mean "..."?`, when there is a nearest name.
+    pub(crate) fn did_you_mean<'a>(
+        &self,
+        name: &str,
+        candidates: impl IntoIterator<Item = &'a str>,
+    ) -> Option<String> {
+        let left = self.left.get();
+        let mut compared = 0;
+        let candidates = candidates.into_iter().take(left);
+        let nearest = nearest(name, candidates.inspect(|_| compared += 1));
+        self.left.set(left - compared);
+        nearest.map(|candidate| format!("did you mean {candidate:?}?"))
+    }
 }
 
 /// Insertions, deletions, replacements and swaps of neighbours (optimal string alignment).
@@ -64,5 +91,14 @@ mod tests {
         assert_eq!(nearest("tag_owners", names), Some("tagOwners"));
         assert_eq!(nearest("firewall", names), None);
         assert_eq!(nearest(&"x".repeat(10_000), names), None);
+    }
+
+    #[test]
+    fn suggestions_come_to_an_end() {
+        let suggestions = Suggestions { left: Cell::new(6) };
+        let asked = || suggestions.did_you_mean("gruops", ["hosts", "acls", "groups", "tests"]);
+        assert_eq!(asked().as_deref(), Some("did you mean \"groups\"?"));
+        assert_eq!(asked(), None);
+        assert_eq!(asked(), None);
     }
 }

@@ -5,7 +5,7 @@ mod login;
 
 use crate::{
     compile::{Compiler, Reach, internet},
-    diagnostics::Diagnostic,
+    diagnostics::{Diagnostic, first_of_each},
     directory::Directory,
     policy::{Effect, Expectation, Policy, Probe, Rule},
     selector::{Source, Target},
@@ -31,7 +31,10 @@ impl Policy {
         }
         found.extend(login::failures(self, directory));
         found.sort_by_key(|finding| finding.span.start);
-        if found.is_empty() { Ok(()) } else { Err(found) }
+        match found.is_empty() {
+            true => Ok(()),
+            false => Err(first_of_each(found)),
+        }
     }
 }
 

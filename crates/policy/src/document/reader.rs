@@ -2,7 +2,6 @@
 
 use crate::{
     diagnostics::{Findings, Span},
-    suggest::did_you_mean,
     syntax::{Property, Spanned, Text, Value},
 };
 use std::collections::BTreeSet;
@@ -95,7 +94,11 @@ fn unknown_field(key: &Text, what: &str, known: &[&str], findings: &mut Findings
         .iter()
         .find(|(other, right)| *other == name && known.contains(right))
         .map(|(_, right)| format!("write {right:?}"))
-        .or_else(|| did_you_mean(name, known.iter().copied()))
+        .or_else(|| {
+            findings
+                .suggestions
+                .did_you_mean(name, known.iter().copied())
+        })
         .or_else(|| Some(format!("its fields are {}", known.join(", "))));
     let message = format!("unknown field {name:?} in {what}");
     findings.error(&key.span, message, help);

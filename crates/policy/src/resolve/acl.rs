@@ -6,10 +6,10 @@ use crate::{
     policy::Effect,
     ports::{parse_ports, parse_protocol, protocol_names, split_destination},
     selector::Target,
-    suggest::did_you_mean,
+    suggest::Suggestions,
     syntax::Text,
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use weir_protocol::{IpProtocol, PortRange};
 
 impl Resolver<'_, '_, '_> {
@@ -18,18 +18,25 @@ impl Resolver<'_, '_, '_> {
         let protocols = self.protocols(acl.protocol.as_ref());
         let sources = self.sources(&acl.sources);
         let mut targets: Vec<(Target, Vec<PortRange>)> = Vec::new();
+        // Where each is in the list.
+        let mut known: BTreeMap<Target, usize> = BTreeMap::new();
+        let fits_own_devices = Self::may_reach_own_devices(&sources, true);
         for destination in &acl.destinations {
             let Some((target, mut ports)) = self.destination(destination) else {
                 continue;
             };
-            if target == Target::OwnDevices
-                && !(self.may_reach_own_devices(&sources, &destination.span, true)
-                    && self.may_be_denied(effect, destination))
-            {
-                continue;
+            if target == Target::OwnDevices {
+                if !fits_own_devices {
+                    self.cannot_reach_own_devices(&destination.span);
+                    continue;
+                }
+                if !self.may_be_denied(effect, destination) {
+                    continue;
+                }
             }
             self.warn_of_unused_ports(&protocols, &ports, &destination.span);
-            match targets.iter_mut().find(|(known, _)| *known == target) {
+            let at = *known.entry(target.clone()).or_insert(targets.len());
+            match targets.get_mut(at) {
                 Some((_, known)) => known.append(&mut ports),
                 None => targets.push((target, ports)),
             }
@@ -132,6 +139,7 @@ impl Resolver<'_, '_, '_> {
 }
 
 pub(super) fn how_to_name_a_protocol(text: &str) -> String {
-    did_you_mean(text, protocol_names())
+    Suggestions::default()
+        .did_you_mean(text, protocol_names())
         .unwrap_or_else(|| "write a name such as \"tcp\", or a number from 0 to 255".to_owned())
 }

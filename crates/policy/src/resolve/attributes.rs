@@ -37,10 +37,12 @@ impl Resolver<'_, '_, '_> {
             for pool in &entry.pools {
                 self.pool(pool);
             }
+            let is_disabled = |attribute: &Text| attribute.value == DISABLE_IPV4;
+            if entry.attributes.iter().any(is_disabled) {
+                self.policy.without_ipv4.extend(targets);
+            }
             for attribute in entry.attributes {
-                if attribute.value == DISABLE_IPV4 {
-                    self.policy.without_ipv4.extend_from_slice(&targets);
-                } else {
+                if attribute.value != DISABLE_IPV4 {
                     let message = format!("attr {:?}: {NOT_ENFORCED}", attribute.value);
                     self.findings.warn(&attribute.span, message, None);
                 }

@@ -33,14 +33,14 @@ impl Resolver<'_, '_, '_> {
         for capability in &grant.app {
             self.capability(capability);
         }
+        let fits_own_devices = Self::may_reach_own_devices(&sources, false);
         let mut targets = Vec::new();
         for destination in &grant.destinations {
             let Some(target) = self.grant_target(destination, !grant.app.is_empty()) else {
                 continue;
             };
-            if target == Target::OwnDevices
-                && !self.may_reach_own_devices(&sources, &destination.span, false)
-            {
+            if target == Target::OwnDevices && !fits_own_devices {
+                self.cannot_reach_own_devices(&destination.span);
                 continue;
             }
             if via.is_some() && !self.may_lead_through(&target, destination) {

@@ -3,7 +3,6 @@
 use super::Resolver;
 use crate::{
     posture::{ATTRIBUTES, Assertion, how_to_write},
-    suggest::did_you_mean,
     syntax::Text,
 };
 
@@ -26,8 +25,11 @@ impl Resolver<'_, '_, '_> {
                                 "no agent of Weir reports {:?}: no device meets this condition",
                                 assertion.attribute()
                             );
-                            let help =
-                                did_you_mean(assertion.attribute(), ATTRIBUTES).or_else(|| {
+                            let help = self
+                                .findings
+                                .suggestions
+                                .did_you_mean(assertion.attribute(), ATTRIBUTES)
+                                .or_else(|| {
                                     Some(format!("reported are {}", ATTRIBUTES.join(", ")))
                                 });
                             self.findings.warn(&condition.span, message, help);

@@ -11,12 +11,15 @@ use crate::{
     policy::{Effect, Rule},
     ports::merge_ports,
     selector::{Identity, Source, Target},
-    suggest::did_you_mean,
     syntax::Text,
 };
 use std::collections::BTreeSet;
 use weir_overlay::Tag;
 use weir_protocol::{IpProtocol, PortRange};
+
+/// The most sources and ports of all rules together: an entry's sources count for each of its
+/// destinations.
+const MAX_PARTS: usize = 2_000_000;
 
 /// What all rules of an entry share.
 #[derive(Clone, Debug)]
@@ -41,13 +44,29 @@ impl Resolver<'_, '_, '_> {
         ports: Vec<PortRange>,
         protocols: BTreeSet<IpProtocol>,
     ) -> bool {
-        let content = content(entry, effect, &target, &ports, &protocols);
-        let Some(id) = self.ids.next(&content) else {
-            let message = format!("the policy has more than {MAX_RULES} rules");
-            let help = "name groups, tags and prefixes instead of single users and addresses";
-            self.findings
-                .error(&entry.span, message, Some(help.to_owned()));
-            return false;
+        let parts = entry.sources.len() + ports.len() + entry.postures.len();
+        self.parts = self.parts.saturating_add(parts);
+        let too_many = match self.parts > MAX_PARTS {
+            true => Some(format!(
+                "the policy names more than {MAX_PARTS} sources and ports"
+            )),
+            false => None,
+        };
+        let id = match too_many {
+            Some(message) => Err(message),
+            None => self
+                .ids
+                .next(&content(entry, effect, &target, &ports, &protocols))
+                .ok_or_else(|| format!("the policy has more than {MAX_RULES} rules")),
+        };
+        let id = match id {
+            Ok(id) => id,
+            Err(message) => {
+                let help = "name groups, tags and prefixes instead of single users and addresses";
+                self.findings
+                    .error(&entry.span, message, Some(help.to_owned()));
+                return false;
+            }
         };
         self.policy.rules.push(Rule {
             id,
@@ -114,13 +133,8 @@ impl Resolver<'_, '_, '_> {
         }
     }
 
-    /// Whether these sources may be used with `autogroup:self`; says so when not.
-    pub(super) fn may_reach_own_devices(
-        &mut self,
-        sources: &[Source],
-        span: &Span,
-        any_is_allowed: bool,
-    ) -> bool {
+    /// Whether these sources may be used with `autogroup:self`.
+    pub(super) fn may_reach_own_devices(sources: &[Source], any_is_allowed: bool) -> bool {
         let is_users = |source: &Source| match source {
             Source::Any => any_is_allowed,
             Source::Identity(
@@ -130,15 +144,16 @@ impl Resolver<'_, '_, '_> {
             | Source::Everything
             | Source::Literal(_) => false,
         };
-        let fits = sources.iter().all(is_users);
-        if !fits {
-            self.findings.error(
-                span,
-                "autogroup:self can only be used with users, groups, or supported autogroups",
-                Some("write users, groups or \"autogroup:member\" as src".to_owned()),
-            );
-        }
-        fits
+        sources.iter().all(is_users)
+    }
+
+    /// Says that a destination does not go with its entry's sources.
+    pub(super) fn cannot_reach_own_devices(&mut self, span: &Span) {
+        self.findings.error(
+            span,
+            "autogroup:self can only be used with users, groups, or supported autogroups",
+            Some("write users, groups or \"autogroup:member\" as src".to_owned()),
+        );
     }
 
     pub(super) fn postures(&mut self, written: &[Text]) -> Vec<String> {
@@ -152,9 +167,11 @@ impl Resolver<'_, '_, '_> {
             if self.policy.postures.contains_key(&name.value) {
                 known.push(name.value.clone());
             } else {
-                let help =
-                    did_you_mean(&name.value, self.policy.postures.keys().map(String::as_str))
-                        .unwrap_or_else(|| format!("add {:?} to postures", name.value));
+                let help = self
+                    .findings
+                    .suggestions
+                    .did_you_mean(&name.value, self.policy.postures.keys().map(String::as_str))
+                    .unwrap_or_else(|| format!("add {:?} to postures", name.value));
                 let message = format!("posture not found: {:?}", name.value);
                 self.findings.error(&name.span, message, Some(help));
             }

@@ -4,7 +4,6 @@ use super::Resolver;
 use crate::{
     diagnostics::{Diagnostic, Severity, Span},
     selector::{Identity, UserSelector},
-    suggest::did_you_mean,
     syntax::Text,
 };
 use weir_overlay::{AddressRange, AddressSet, PrefixError, Tag, parse_prefix};
@@ -82,7 +81,10 @@ impl Resolver<'_, '_, '_> {
             Err(_) if self.host_names.contains(text) => Ok(Selector::Any),
             Err(error @ PrefixError::HostBits { .. }) => Err(Refusal::new(error.to_string(), None)),
             Err(_) => {
-                let help = did_you_mean(text, self.host_names.iter().map(String::as_str))
+                let help = self
+                    .findings
+                    .suggestions
+                    .did_you_mean(text, self.host_names.iter().map(String::as_str))
                     .unwrap_or_else(|| how_to_name_a_user(text));
                 Err(Refusal::new(
                     format!("host not found: {text:?}"),
@@ -106,7 +108,10 @@ impl Resolver<'_, '_, '_> {
             "group" => {
                 let groups = &self.policy.groups;
                 if !groups.contains_key(text) {
-                    let help = did_you_mean(text, groups.keys().map(String::as_str))
+                    let help = self
+                        .findings
+                        .suggestions
+                        .did_you_mean(text, groups.keys().map(String::as_str))
                         .unwrap_or_else(|| format!("add {text:?} to groups"));
                     return Err(Refusal::new(
                         format!("group not found: {text:?}"),
@@ -124,13 +129,19 @@ impl Resolver<'_, '_, '_> {
                 "autogroup:danger-all" => return Ok(Some(Selector::Everything)),
                 _ if OTHER_AUTOGROUPS.contains(&text) => return Err(Refusal::unsupported(text)),
                 _ => {
-                    let help = did_you_mean(text, AUTOGROUPS.into_iter().chain(OTHER_AUTOGROUPS));
+                    let help = self
+                        .findings
+                        .suggestions
+                        .did_you_mean(text, AUTOGROUPS.into_iter().chain(OTHER_AUTOGROUPS));
                     return Err(Refusal::new(format!("autogroup not found: {text:?}"), help));
                 }
             },
             "ipset" => {
                 let Some(addresses) = self.ip_sets.get(text) else {
-                    let help = did_you_mean(text, self.ip_sets.keys().map(String::as_str))
+                    let help = self
+                        .findings
+                        .suggestions
+                        .did_you_mean(text, self.ip_sets.keys().map(String::as_str))
                         .unwrap_or_else(|| format!("add {text:?} to ipsets"));
                     let message = format!("ipset not found: {text:?}");
                     return Err(Refusal::new(message, Some(help)));
@@ -140,7 +151,10 @@ impl Resolver<'_, '_, '_> {
             "host" => {
                 let name = text.strip_prefix("host:").unwrap_or_default();
                 let Some(prefix) = self.hosts.get(name) else {
-                    let help = did_you_mean(name, self.host_names.iter().map(String::as_str));
+                    let help = self
+                        .findings
+                        .suggestions
+                        .did_you_mean(name, self.host_names.iter().map(String::as_str));
                     return Err(Refusal::new(format!("host not found: {name:?}"), help));
                 };
                 return Ok(Some(Selector::Literal([*prefix].into_iter().collect())));
@@ -166,7 +180,10 @@ impl Resolver<'_, '_, '_> {
     }
 
     pub(super) fn no_tag(&self, text: &str) -> Refusal {
-        let help = did_you_mean(text, self.policy.tag_owners.keys().map(Tag::as_str))
+        let help = self
+            .findings
+            .suggestions
+            .did_you_mean(text, self.policy.tag_owners.keys().map(Tag::as_str))
             .unwrap_or_else(|| format!("add {text:?} to tagOwners"));
         Refusal::new(format!("tag not found: {text:?}"), Some(help))
     }
