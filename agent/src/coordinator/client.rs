@@ -1,9 +1,9 @@
-//! One coordinator, spoken to.
+//! The coordinators of a network, spoken to one at a time.
 
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     sync::Once,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 use weir_overlay::{Generation, MachinePrivateKey};
 use weir_protocol::{
@@ -14,11 +14,12 @@ use weir_protocol::{
 
 use super::{
     ClientError,
+    choice::Choice,
     error::why_unreachable,
     lines::Lines,
     tls::{OtherPin, pinned},
 };
-use crate::settings::CoordinatorUrl;
+use crate::settings::{CoordinatorUrl, CoordinatorUrls};
 
 /// How long a connection may take to come about.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
@@ -29,11 +30,12 @@ const MAX_ANSWER: usize = 1 << 20;
 /// How long the map stream may be silent: three heartbeats.
 const SILENCE: Duration = Duration::from_secs(3 * HEARTBEAT_SECONDS);
 
-/// Speaks to one coordinator for one machine. Cheap to clone.
+/// Speaks to one of a network's coordinators for one machine. Cheap to clone; clones speak to the
+/// same one.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     http: reqwest::Client,
-    url: CoordinatorUrl,
+    choice: Choice,
     machine: MachinePrivateKey,
     pin: Option<Pin>,
     other: OtherPin,
@@ -46,7 +48,7 @@ impl Client {
     /// # Errors
     /// [`ClientError::Setup`].
     pub(crate) fn new(
-        url: CoordinatorUrl,
+        urls: CoordinatorUrls,
         pin: Option<Pin>,
         machine: MachinePrivateKey,
     ) -> Result<Self, ClientError> {
@@ -65,30 +67,53 @@ impl Client {
             .pool_idle_timeout(Duration::from_secs(60))
             .http1_only();
         let mut other = OtherPin::default();
-        if let (true, Some(pin)) = (url.is_https(), pin) {
+        let choice = Choice::new(urls);
+        if let (true, Some(pin)) = (choice.any_is_https(), pin) {
             let (config, seen) = pinned(pin).map_err(|error| setup(&error))?;
             builder = builder.tls_backend_preconfigured(config);
             other = seen;
         }
         Ok(Self {
             http: builder.build().map_err(|error| setup(&error))?,
-            url,
+            choice,
             machine,
             pin,
             other,
         })
     }
 
-    /// Joins the network, or renews what the coordinator knows.
+    /// The coordinator that is spoken to.
+    pub(crate) fn url(&self) -> &CoordinatorUrl {
+        self.choice.url()
+    }
+
+    /// Speaks to the next one from now on.
+    pub(crate) fn move_on(&self) {
+        self.choice.move_on();
+    }
+
+    /// Joins the network, or renews what the coordinator knows. Moves on to the next one where one
+    /// cannot do it, until all were tried.
     ///
     /// # Errors
-    /// [`ClientError`].
+    /// [`ClientError`], of the last one.
     pub(crate) async fn register(
         &self,
         request: &RegisterRequest,
         deadline: Duration,
     ) -> Result<RegisterResponse, ClientError> {
-        self.call(REGISTER_PATH, request, deadline).await
+        let end = Instant::now() + deadline;
+        let mut tried = 1;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            match self.call(REGISTER_PATH, request, left).await {
+                Err(error) if tried < self.choice.count() && error.another_may_do() => {
+                    self.move_on();
+                    tried += 1;
+                }
+                result => return result,
+            }
+        }
     }
 
     /// Tells what changed on the host.
@@ -134,7 +159,7 @@ impl Client {
         Ok(MapStream {
             response,
             lines: Lines::new(MAX_LINE),
-            url: self.url.to_string(),
+            url: self.url().to_string(),
         })
     }
 
@@ -166,7 +191,7 @@ impl Client {
             let response = self.post(path, request).await?;
             let bytes = self.bounded(response).await?;
             serde_json::from_slice(&bytes).map_err(|error| ClientError::NotACoordinator {
-                url: self.url.to_string(),
+                url: self.url().to_string(),
                 reason: format!("its answer to {path} is not understood ({error})"),
             })
         })
@@ -182,7 +207,7 @@ impl Client {
             .await
             .unwrap_or_else(|_| {
                 Err(ClientError::Deadline {
-                    url: self.url.to_string(),
+                    url: self.url().to_string(),
                     deadline,
                 })
             })
@@ -200,7 +225,7 @@ impl Client {
         let headers = sign(&self.machine, "POST", path, &body, now(), nonce);
         let response = self
             .http
-            .post(self.url.with_path(path))
+            .post(self.url().with_path(path))
             .header("content-type", "application/json")
             .header("content-digest", headers.content_digest)
             .header("signature-input", headers.signature_input)
@@ -217,7 +242,7 @@ impl Client {
         Err(match serde_json::from_slice::<ProblemDetails>(&bytes) {
             Ok(problem) => ClientError::Refused(problem),
             Err(_) => ClientError::NotACoordinator {
-                url: self.url.to_string(),
+                url: self.url().to_string(),
                 reason: format!("it answers {path} with {status}"),
             },
         })
@@ -233,7 +258,7 @@ impl Client {
             bytes.extend_from_slice(&chunk);
             if bytes.len() > MAX_ANSWER {
                 return Err(ClientError::NotACoordinator {
-                    url: self.url.to_string(),
+                    url: self.url().to_string(),
                     reason: "its answer does not end".to_owned(),
                 });
             }
@@ -242,7 +267,7 @@ impl Client {
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> ClientError {
-        let url = self.url.to_string();
+        let url = self.url().to_string();
         match (self.other.take(), self.pin) {
             (Some(seen), Some(wanted)) => ClientError::WrongPin { url, seen, wanted },
             (Some(_), None) | (None, _) => ClientError::Unreachable {

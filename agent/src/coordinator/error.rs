@@ -58,6 +58,18 @@ impl ClientError {
     pub(crate) const fn is_not_enrolled(&self) -> bool {
         matches!(self, Self::Refused(problem) if matches!(problem.code, ErrorCode::NotEnrolled))
     }
+
+    /// Whether another coordinator of the network may do what this one did not.
+    pub(crate) const fn another_may_do(&self) -> bool {
+        match self {
+            Self::Unreachable { .. }
+            | Self::Deadline { .. }
+            | Self::WrongPin { .. }
+            | Self::NotACoordinator { .. } => true,
+            Self::Refused(problem) => matches!(problem.code, ErrorCode::Unavailable),
+            Self::Setup(_) => false,
+        }
+    }
 }
 
 /// The reason of a failed connection in words, with what to look at.

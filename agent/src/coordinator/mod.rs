@@ -1,5 +1,6 @@
 //! The agent's side of the protocol: signed requests, the pin, the map stream.
 
+mod choice;
 mod client;
 mod error;
 mod lines;

@@ -10,7 +10,7 @@ use weir_reconcile::{DirectoryError, StateDirectory};
 use crate::{
     control::{NodeState, WireguardReport},
     route_checks::advertised,
-    settings::{Change, CoordinatorUrl, OrNone, Settings},
+    settings::{Change, CoordinatorUrls, OrNone, Settings},
 };
 
 const FILE: &str = "settings.json";
@@ -32,8 +32,8 @@ pub(crate) struct Saved {
 /// Where this machine is enrolled.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Enrolment {
-    /// The coordinator.
-    pub(crate) coordinator: OrNone<CoordinatorUrl>,
+    /// The coordinator, or several of one network.
+    pub(crate) coordinator: OrNone<CoordinatorUrls>,
     /// Its pin.
     pub(crate) pin: Option<Pin>,
 }

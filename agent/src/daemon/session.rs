@@ -49,10 +49,10 @@ impl Session {
         let Some(enrolment) = &saved.enrolment else {
             return Ok(None);
         };
-        let Some(url) = enrolment.coordinator.0.clone() else {
+        let Some(urls) = enrolment.coordinator.0.clone() else {
             return Ok(None);
         };
-        let client = Client::new(url, enrolment.pin, agent.keys.machine.clone())?;
+        let client = Client::new(urls, enrolment.pin, agent.keys.machine.clone())?;
         Ok(Some(Self::spawn(agent, client, None)))
     }
 
@@ -99,6 +99,7 @@ async fn follow_maps<H: Host>(agent: &Agent<H>, client: &Client, first: Option<M
             Err(error) => error,
         };
         disconnected(agent, &error);
+        client.move_on();
         tokio::time::sleep(backoff.next_wait()).await;
     }
 }

@@ -26,7 +26,7 @@ use crate::{
     coordinator::{Client, MapStream},
     route_checks,
     settings::{
-        CoordinatorUrl, FileSettings, OrNone, SettingCommand, Settings, WireguardChoice,
+        CoordinatorUrls, FileSettings, OrNone, SettingCommand, Settings, WireguardChoice,
         explicit_after, parse_file,
     },
 };
@@ -42,7 +42,7 @@ struct Checked {
     settings: Settings,
     facts: HostFacts,
     effects: Effects,
-    url: CoordinatorUrl,
+    urls: CoordinatorUrls,
     /// Its addresses.
     coordinator: BTreeSet<IpAddr>,
     auth_key: Option<AuthKey>,
@@ -127,7 +127,7 @@ impl<H: Host> Agent<H> {
         request: &UpRequest,
         file: &FileSettings,
     ) -> Result<Checked> {
-        let url = settings.coordinator.0.clone().context(
+        let urls = settings.coordinator.0.clone().context(
             "no coordinator is configured: pass --coordinator https://HOST:8443, or set \
              `coordinator` in /etc/weir/agent.toml",
         )?;
@@ -165,7 +165,7 @@ impl<H: Host> Agent<H> {
         if before.is_some() && facts.port == PortFact::Taken {
             bail!("{}", Refusal::PortTaken(settings.listen_port));
         }
-        let coordinator = resolve(&url).await;
+        let coordinator = resolve(&urls).await;
         if !request.force && !settings.advertise_routes.0.is_empty() {
             let refused = route_checks::cut_off_coordinator(&settings, &coordinator);
             if !refused.is_empty() {
@@ -176,7 +176,7 @@ impl<H: Host> Agent<H> {
             settings,
             facts,
             effects,
-            url,
+            urls,
             coordinator,
             auth_key,
             key_is_given,
@@ -222,7 +222,7 @@ impl<H: Host> Agent<H> {
         // A node that was down has no map in force: it takes what the coordinator has now, also
         // one that went back in time.
         let begins_anew =
-            is_first || saved.enrolment.as_ref() != Some(&enrolment) || registered.enrolled;
+            is_first || is_elsewhere(saved.enrolment.as_ref(), &enrolment) || registered.enrolled;
         next.state = NodeState::Up;
         next.enrolment = Some(enrolment);
         next.applied = Some(applied.clone());
@@ -244,12 +244,13 @@ impl<H: Host> Agent<H> {
         if is_first && !failures.is_empty() {
             return Err(self.take_back(saved, &applied, &failures).await);
         }
+        let coordinator = client.url().to_string();
         self.state().session = Some(Session::start(self, client, stream));
         info!(name = %registered.name, "up");
         Ok(UpReport {
             name: map.node.name,
             addresses: map.node.addresses,
-            coordinator: checked.url.to_string(),
+            coordinator,
             enrolled: registered.enrolled,
             wireguard: applied.wireguard(self.keys.node.public()),
             host: checked.effects.notes,
@@ -261,11 +262,11 @@ impl<H: Host> Agent<H> {
 
     /// The client for a coordinator: its pin comes with an auth key, and is kept from then on.
     fn client(&self, checked: &Checked, saved: &Saved) -> Result<(Client, Enrolment)> {
-        let url = &checked.url;
+        let urls = &checked.urls;
         let known = saved
             .enrolment
             .as_ref()
-            .filter(|enrolment| enrolment.coordinator.0.as_ref() == Some(url));
+            .filter(|enrolment| is_enrolled_at(enrolment, urls));
         let from_key = checked.auth_key.as_ref().map(AuthKey::pin);
         let pin = if checked.key_is_given {
             from_key
@@ -274,13 +275,13 @@ impl<H: Host> Agent<H> {
         };
         if pin.is_none() && known.is_none() {
             bail!(
-                "this machine is not enrolled at {url}: pass --auth-key KEY; `coordinator keys \
+                "this machine is not enrolled at {urls}: pass --auth-key KEY; `coordinator keys \
                  create`, on the coordinator's host, makes one"
             );
         }
-        let client = Client::new(url.clone(), pin, self.keys.machine.clone())?;
+        let client = Client::new(urls.clone(), pin, self.keys.machine.clone())?;
         let enrolment = Enrolment {
-            coordinator: OrNone(Some(url.clone())),
+            coordinator: OrNone(Some(urls.clone())),
             pin,
         };
         Ok((client, enrolment))
@@ -307,7 +308,7 @@ impl<H: Host> Agent<H> {
         let enrolled_here = saved
             .enrolment
             .as_ref()
-            .is_some_and(|known| known.coordinator.0.as_ref() == Some(&checked.url));
+            .is_some_and(|known| is_enrolled_at(known, &checked.urls));
         let key = checked.auth_key.as_ref();
         // A key in the file was for the first time; one in the command is meant.
         let first_key = key.filter(|_| checked.key_is_given || !enrolled_here);
@@ -470,11 +471,28 @@ fn left(deadline: Instant) -> Duration {
     deadline.saturating_duration_since(Instant::now())
 }
 
-/// The coordinator's addresses; none when its name is not known, which registering will say.
-async fn resolve(url: &CoordinatorUrl) -> BTreeSet<IpAddr> {
-    let found = tokio::time::timeout(RESOLVE_DEADLINE, lookup_host((url.host(), url.port()))).await;
-    match found {
-        Ok(Ok(addresses)) => addresses.map(|address| address.ip()).collect(),
-        Ok(Err(_)) | Err(_) => BTreeSet::new(),
+/// Whether one of these coordinators knows this machine already.
+fn is_enrolled_at(enrolment: &Enrolment, urls: &CoordinatorUrls) -> bool {
+    let known = enrolment.coordinator.0.as_ref();
+    known.is_some_and(|known| known.meet(urls))
+}
+
+/// Whether what was enrolled before belongs to another network.
+fn is_elsewhere(before: Option<&Enrolment>, now: &Enrolment) -> bool {
+    before.is_none_or(|before| {
+        let urls = now.coordinator.0.as_ref();
+        before.pin != now.pin || !urls.is_some_and(|urls| is_enrolled_at(before, urls))
+    })
+}
+
+/// The coordinators' addresses; none of one whose name is not known, which registering will say.
+async fn resolve(urls: &CoordinatorUrls) -> BTreeSet<IpAddr> {
+    let mut addresses = BTreeSet::new();
+    for url in urls.iter() {
+        let lookup = lookup_host((url.host(), url.port()));
+        if let Ok(Ok(found)) = tokio::time::timeout(RESOLVE_DEADLINE, lookup).await {
+            addresses.extend(found.map(|address| address.ip()));
+        }
     }
+    addresses
 }

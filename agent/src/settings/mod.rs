@@ -9,7 +9,9 @@ mod values;
 
 pub(crate) use file::{FileSettings, parse_file};
 pub(crate) use guard::{SettingCommand, explicit_after};
-pub(crate) use values::{Addresses, CoordinatorUrl, Mtu, OrNone, Prefixes, Tags, WireguardChoice};
+pub(crate) use values::{
+    Addresses, CoordinatorUrl, CoordinatorUrls, Mtu, OrNone, Prefixes, Tags, WireguardChoice,
+};
 
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -85,9 +87,9 @@ macro_rules! settings {
 }
 
 settings! {
-    /// Where the coordinator is: https://HOST:PORT
+    /// Where the coordinator is: https://HOST:PORT; several of one network with commas between
     #[arg(long, value_name = "URL")]
-    coordinator, "coordinator": OrNone<CoordinatorUrl> = OrNone(None);
+    coordinator, "coordinator": OrNone<CoordinatorUrls> = OrNone(None);
 
     /// Relay to these addresses and prefixes, once an admin has approved them
     #[arg(long, value_name = "LIST")]

@@ -309,6 +309,55 @@ impl fmt::Display for CoordinatorUrl {
     }
 }
 
+/// The coordinators of one network: the first, and those to move on to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CoordinatorUrls {
+    first: CoordinatorUrl,
+    others: Vec<CoordinatorUrl>,
+}
+
+impl CoordinatorUrls {
+    /// All of them, in the order they were given in.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &CoordinatorUrl> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+
+    /// The one whose turn it is, going round.
+    pub(crate) fn at(&self, turn: usize) -> &CoordinatorUrl {
+        let number = turn % (self.others.len() + 1);
+        self.iter().nth(number).unwrap_or(&self.first)
+    }
+
+    /// Whether both lists have a coordinator in common, and so are of one network.
+    pub(crate) fn meet(&self, other: &Self) -> bool {
+        self.iter().any(|url| other.iter().any(|own| own == url))
+    }
+}
+
+impl FromStr for CoordinatorUrls {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut urls = text.split(',').map(|url| url.trim().parse());
+        let first = urls.next().unwrap_or_else(|| text.parse())?;
+        let mut others = Vec::new();
+        for url in urls {
+            let url = url?;
+            if url == first || others.contains(&url) {
+                return Err(format!("{url} is given twice"));
+            }
+            others.push(url);
+        }
+        Ok(Self { first, others })
+    }
+}
+
+impl fmt::Display for CoordinatorUrls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.first.fmt(f)?;
+        self.others.iter().try_for_each(|url| write!(f, ",{url}"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -333,6 +382,21 @@ mod tests {
         ] {
             let error = text.parse::<CoordinatorUrl>().unwrap_err();
             assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn several_coordinators_are_one_setting() {
+        let text = "https://a:1, https://b:2";
+        let urls: CoordinatorUrls = text.parse().unwrap();
+        assert_eq!(urls.to_string(), "https://a:1,https://b:2");
+        let turns: Vec<_> = (0..3).map(|turn| urls.at(turn).to_string()).collect();
+        assert_eq!(turns, ["https://a:1", "https://b:2", "https://a:1"]);
+        let meets = |text: &str| urls.meet(&text.parse().unwrap());
+        assert!(meets("https://b:2") && meets("https://c:3,https://a:1"));
+        assert!(!meets("https://b:3"));
+        for bad in ["https://a:1,", "https://a:1,b", "https://a:1,https://a:1/"] {
+            assert!(bad.parse::<CoordinatorUrls>().is_err(), "{bad}");
         }
     }
 

@@ -455,3 +455,36 @@ async fn set_changes_what_it_names_and_up_guards_the_rest() {
         "{error}"
     );
 }
+
+#[tokio::test]
+async fn an_agent_moves_on_to_the_next_coordinator() {
+    let (root, kernel) = bench();
+    let gone = coordinator(map(3)).await.url.clone();
+    let (first, second) = (coordinator(map(3)).await, coordinator(map(4)).await);
+    let daemon = Daemon::start(&kernel, root.path());
+    let mut request = joining(&first);
+    let list = format!("{gone},{},{}", first.url, second.url);
+    request.change.coordinator = Some(list.parse().unwrap());
+    let report = daemon.up(request).await.unwrap();
+    assert_eq!(report.coordinator, first.url);
+    assert!(second.script(|script| script.requests.is_empty()));
+    drop(first);
+    let status = daemon
+        .wait("the map of the second", |status| {
+            status.map.applied == Some(Generation(4))
+        })
+        .await;
+    assert_eq!(status.coordinator.unwrap().url, list);
+    // It named the map that it had, and joined nowhere anew.
+    second.script(|script| {
+        assert_eq!(script.held[0], Some(3));
+        let joined = |path: &String| path == weir_protocol::REGISTER_PATH;
+        assert!(!script.requests.iter().any(joined));
+    });
+    // One more in the list is no other network: no key is needed.
+    let command = SettingCommand::Set;
+    let mut request = UpRequest::default();
+    let list = format!("{},http://127.0.0.1:1", second.url);
+    request.change.coordinator = Some(list.parse().unwrap());
+    daemon.agent.change(command, request).await.unwrap();
+}

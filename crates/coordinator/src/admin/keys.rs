@@ -4,6 +4,7 @@ use super::{find_user, now, time};
 use crate::{
     Coordinator, api,
     clock::{hexadecimal, random},
+    cluster,
     refusal::Refusal,
     store::{Actor, AuditEntry, AuthKeyRow, NewAuthKey},
 };
@@ -67,6 +68,7 @@ pub(crate) async fn create_key(
             "a key lives from one second to 366 days: give --expires such as 24h or 30d",
         ));
     }
+    let urls = urls(coordinator).await?;
     let mut tx = coordinator.store.write().await?;
     let user = match &request.user {
         Some(name) => Some(find_user(&mut tx, name).await?.id),
@@ -104,14 +106,23 @@ pub(crate) async fn create_key(
     let row = find_key(&mut tx, &stored.id).await?;
     tx.commit().await?;
     Ok(api::CreatedKey {
-        command: format!(
-            "agent up --coordinator {} --auth-key {}",
-            coordinator.identity.url,
-            key.reveal()
-        ),
+        command: format!("agent up --coordinator {urls} --auth-key {}", key.reveal()),
         key: key.reveal(),
         details: describe(row)?,
     })
+}
+
+/// Where agents reach the network's coordinators, this one first.
+async fn urls(coordinator: &Coordinator) -> Result<String, Refusal> {
+    let mut urls = vec![coordinator.identity.url.clone()];
+    if coordinator.store.is_shared() {
+        for other in cluster::others(&coordinator.store, &coordinator.member).await? {
+            if !urls.contains(&other.url) {
+                urls.push(other.url);
+            }
+        }
+    }
+    Ok(urls.join(","))
 }
 
 /// Revokes a key: it enrols nothing any more. What it enrolled stays.

@@ -69,6 +69,7 @@ impl Engine {
             maps: Arc::clone(&maps),
             policy: policy_sender,
             absent: BTreeSet::new(),
+            published: None,
             role,
             leads_since: clock::now(),
         };
@@ -143,6 +144,8 @@ struct Task {
     policy: watch::Sender<Arc<PolicyInForce>>,
     /// The absent nodes that the newest maps were made with.
     absent: BTreeSet<NodeId>,
+    /// The revision of the network that the newest maps were made of.
+    published: Option<u64>,
     /// What this coordinator may do for all.
     role: watch::Receiver<Role>,
     /// Since when, in seconds since 1970.
@@ -205,6 +208,10 @@ impl Task {
     async fn publish_once(&mut self) -> Result<Published, StoreError> {
         let mut tx = self.store.read().await?;
         let revision = tx.revision().await?;
+        // Whoever shares the database hears of its own changes a second time.
+        if self.store.is_shared() && self.published == Some(revision) {
+            return Ok(Published::Newest);
+        }
         let mut state = snapshot::read(&mut tx).await?;
         let in_force = Arc::clone(&self.policy.borrow());
         let in_force = policy::newest_valid(&mut tx, &in_force, &state.directory()).await?;
@@ -223,6 +230,7 @@ impl Task {
             .publish(&self.store, &state, &network, revision)
             .await?;
         if let Published::Newest = published {
+            self.published = Some(revision);
             self.policy.send_replace(Arc::new(in_force));
         }
         Ok(published)

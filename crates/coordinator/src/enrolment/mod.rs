@@ -12,7 +12,7 @@ use host::{check_host, store_host};
 use crate::{
     addresses::{free_name, lowest_free},
     refusal::Refusal,
-    store::{Actor, AuditEntry, NewNode, NodeRow, Store, Tx},
+    store::{Actor, AuditEntry, NewNode, NodeRow, Store, StoreError, Tx},
 };
 use serde_json::json;
 use std::net::IpAddr;
@@ -201,12 +201,24 @@ async fn renew(
 /// # Errors
 /// [`Refusal::Store`].
 pub(crate) async fn seen(store: &Store, node: &NodeRow, sender: Sender) -> Result<bool, Refusal> {
-    let mut tx = store.note().await?;
-    let moved = tx
-        .set_node_seen(node.id, Some(sender.address), sender.now)
-        .await?;
+    let (mut tx, address) = begin_seen(store, node, sender).await?;
+    let moved = tx.set_node_seen(node.id, address, sender.now).await?;
     tx.commit().await?;
     Ok(moved)
+}
+
+/// Begins to store that a node was heard of, and from where when that is elsewhere. Only then it
+/// takes its turn among the changes: who notes something while others change the same rows must not
+/// come to wait for them.
+async fn begin_seen(
+    store: &Store,
+    node: &NodeRow,
+    sender: Sender,
+) -> Result<(Tx, Option<IpAddr>), StoreError> {
+    if node.observed_address == Some(sender.address) {
+        return Ok((store.note().await?, None));
+    }
+    Ok((store.write().await?, Some(sender.address)))
 }
 
 /// How a node is called in the audit log.
@@ -229,11 +241,10 @@ pub(crate) async fn report(
     for failure in &failures {
         tracing::info!(node = %node.id, name = %node.name, item = failure.item, reason = failure.reason, "a node could not apply a part of its map");
     }
-    let mut tx = store.note().await?;
+    let (mut tx, address) = begin_seen(store, node, sender).await?;
     tx.set_node_report(node.id, report.generation, &failures)
         .await?;
-    tx.set_node_seen(node.id, Some(sender.address), sender.now)
-        .await?;
+    tx.set_node_seen(node.id, address, sender.now).await?;
     tx.commit().await?;
     Ok(())
 }

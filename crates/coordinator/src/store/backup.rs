@@ -83,6 +83,7 @@ impl Store {
                 });
         }
         let mut from = self.read().await?;
+        from.take_time().await?;
         let file = Self::open(&Database::File(path.to_owned()))
             .await
             .map_err(BackupError::Make)?;
@@ -135,7 +136,7 @@ impl Store {
         let report = from.verify_audit(None).await?;
         // From here on nobody else changes anything, so that what is kept is what is replaced.
         let mut to = self.write().await?;
-        to.allow_idling().await?;
+        to.take_time().await?;
         let before = to.audit_head().await?;
         self.back_up(&keep).await?;
         let newest = to
@@ -173,14 +174,15 @@ impl Store {
 }
 
 impl Tx {
-    /// PostgreSQL ends a transaction that idles; this one waits for a file.
-    async fn allow_idling(&mut self) -> Result<(), StoreError> {
+    /// PostgreSQL ends what takes long and what idles; this may do both, for it waits for a file.
+    async fn take_time(&mut self) -> Result<(), StoreError> {
         if matches!(self.inner, Inner::Postgres(_)) {
-            execute!(
-                self,
-                "prepare to restore a backup",
-                "SET LOCAL idle_in_transaction_session_timeout = 0"
-            )?;
+            for statement in [
+                "SET LOCAL idle_in_transaction_session_timeout = 0",
+                "SET LOCAL statement_timeout = 0",
+            ] {
+                execute!(self, "prepare to copy everything", statement)?;
+            }
         }
         Ok(())
     }

@@ -331,8 +331,14 @@ async fn what_one_accepted_no_other_accepts_again() {
     let bob = Agent::new(&one, "bob");
     bob.join(&one.key("bob").await).await.unwrap();
     stream.until(|map| map.peers.len() == 1).await;
-    // Who is connected to one is shown by the other.
+    // Who is connected to one is shown by the other, and a new agent is told of both.
     until_shown(&one, "alice").await;
+    let created = one.json(&["keys", "create", "--user", "alice"]).await;
+    let both = format!("https://{},https://{} ", one.address, other.address);
+    assert!(
+        created["command"].as_str().unwrap().contains(&both),
+        "{created}"
+    );
 }
 
 async fn until_shown(server: &TestServer, node: &str) {
