@@ -170,7 +170,7 @@ impl Client {
     /// [`ClientError`].
     pub(crate) async fn probe(&self, deadline: Duration) -> Result<Option<i64>, ClientError> {
         self.within(deadline, async {
-            let asked = self.http.get(self.url.with_path("/")).send().await;
+            let asked = self.http.get(self.url().with_path("/")).send().await;
             let response = asked.map_err(|error| self.unreachable(&error))?;
             let date = response.headers().get("date");
             Ok(date

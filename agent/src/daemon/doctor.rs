@@ -19,7 +19,7 @@ use weir_protocol::{NetworkMap, RouteState};
 use weir_reconcile::Status;
 
 use super::{agent::Agent, host::Host, saved::Enrolment};
-use crate::{control::NodeState, coordinator::Client};
+use crate::{control::NodeState, coordinator::Client, settings::CoordinatorUrl};
 
 /// How long `doctor` waits for the reconciler's fresh look.
 const LOOK_DEADLINE: Duration = Duration::from_secs(5);
@@ -68,8 +68,20 @@ impl<H: Host> Agent<H> {
         }))
     }
 
+    /// Of several coordinators, the first that answers; else the last.
     async fn ask_coordinator(&self, enrolment: &Enrolment) -> Option<CoordinatorSeen> {
-        let url = enrolment.coordinator.0.clone()?;
+        let mut asked = None;
+        for url in enrolment.coordinator.0.as_ref()?.iter() {
+            let seen = self.ask(url, enrolment).await;
+            if seen.unreached.is_none() {
+                return Some(seen);
+            }
+            asked = Some(seen);
+        }
+        asked
+    }
+
+    async fn ask(&self, url: &CoordinatorUrl, enrolment: &Enrolment) -> CoordinatorSeen {
         let mut seen = CoordinatorSeen {
             url: url.to_string(),
             unresolved: None,
@@ -86,7 +98,8 @@ impl<H: Host> Agent<H> {
                 RESOLVE_DEADLINE.as_secs()
             )),
         };
-        let probed = match Client::new(url, enrolment.pin, self.keys.machine.clone()) {
+        let urls = url.clone().into();
+        let probed = match Client::new(urls, enrolment.pin, self.keys.machine.clone()) {
             Ok(client) => client.probe(PROBE_DEADLINE).await,
             Err(error) => Err(error),
         };
@@ -94,7 +107,7 @@ impl<H: Host> Agent<H> {
             Ok(ahead) => seen.ahead = ahead,
             Err(error) => seen.unreached = Some(error.to_string()),
         }
-        Some(seen)
+        seen
     }
 }
 

@@ -316,6 +316,15 @@ pub(crate) struct CoordinatorUrls {
     others: Vec<CoordinatorUrl>,
 }
 
+impl From<CoordinatorUrl> for CoordinatorUrls {
+    fn from(first: CoordinatorUrl) -> Self {
+        Self {
+            first,
+            others: Vec::new(),
+        }
+    }
+}
+
 impl CoordinatorUrls {
     /// All of them, in the order they were given in.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &CoordinatorUrl> {
