@@ -96,8 +96,41 @@ found that stops the connection.
 Examples:
   agent explain 8.8.8.8:443
   agent explain build:22 --json
-  agent explain 8.8.8.8:53 --protocol=udp --from=alice    on the relay")]
+  agent explain 8.8.8.8:53 --protocol=udp --from=alice    on the relay
+  agent explain 8.8.8.8:443 --from=alice --trace          the same, with a real packet")]
     Explain(ExplainArgs),
+
+    /// Send echo requests to a node, over the tunnel
+    #[command(after_help = "\
+Says how long each answer takes, and where the node's WireGuard is: packets go there directly. Exits
+with 1 when nothing is answered.
+
+Examples:
+  agent ping relay
+  agent ping 100.64.0.1 --count=1 --timeout=1 --json")]
+    Ping(PingArgs),
+
+    /// Say whose an address or a name is: node, user, tags, or the relay that serves it
+    #[command(after_help = "\
+Knows what this node is told: nodes that the policy lets it talk to or hear from.
+
+Examples:
+  agent whois 100.64.0.2
+  agent whois relay --json
+  agent whois 8.8.8.8")]
+    Whois(WhoisArgs),
+
+    /// Print what a shell needs to complete these commands
+    #[command(after_help = "\
+The package installs them already.
+
+Examples:
+  agent completions bash
+  agent completions zsh")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
 
     /// Examine this host: what is wrong with it, and what mends it
     #[command(after_help = "\
@@ -220,9 +253,59 @@ pub(crate) struct ExplainArgs {
     #[arg(long, value_name = "NODE")]
     pub(crate) from: Option<String>,
 
+    /// Wait for a real packet, and follow it and its answer through every table of this host
+    /// [default: 10]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        requires = "from",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "10",
+        value_parser = clap::value_parser!(u64).range(1..=120)
+    )]
+    pub(crate) trace: Option<u64>,
+
     /// The protocol: a name or a number
     #[arg(long, default_value = "tcp", value_parser = parse_protocol)]
     pub(crate) protocol: IpProtocol,
+
+    /// Print it as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `ping`.
+#[derive(Debug, Args)]
+pub(crate) struct PingArgs {
+    /// A node's name or overlay address, or any other address
+    #[arg(value_name = "NODE|ADDRESS")]
+    pub(crate) node: String,
+
+    /// How many requests
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) count: u16,
+
+    /// How long to wait for each answer, in seconds
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 2,
+        value_parser = clap::value_parser!(u64).range(1..=60)
+    )]
+    pub(crate) timeout: u64,
+
+    /// Print the result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `whois`.
+#[derive(Debug, Args)]
+pub(crate) struct WhoisArgs {
+    /// A node's name, an overlay address, or an address or prefix behind a relay
+    #[arg(value_name = "ADDRESS|NAME")]
+    pub(crate) query: String,
 
     /// Print it as JSON
     #[arg(long)]

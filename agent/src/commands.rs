@@ -21,6 +21,7 @@ use crate::{
     daemon, manual, output,
     secret::SecretText,
     settings::Change,
+    tools,
 };
 
 /// How long the daemon may take over its own deadline: for the pass over the kernel, and for
@@ -65,6 +66,9 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Doctor(args) => doctor(&socket, args.json),
+        Command::Ping(args) => tools::ping(&args, &|| status(&socket)),
+        Command::Whois(args) => tools::whois(&status(&socket)?, &args.query, args.json),
+        Command::Completions { shell } => tools::completions(shell),
         Command::Explain(args) => explain(&socket, &args),
         Command::Version(args) => version(&socket, args.json),
         Command::Daemon(args) => {
@@ -277,7 +281,13 @@ fn explain(socket: &Path, args: &ExplainArgs) -> Result<ExitCode> {
     let request = ExplainRequest {
         target: Target::parse(&args.destination, args.protocol)?,
         from: args.from.clone(),
+        trace: args.trace,
     };
+    if let (Some(seconds), Some(from)) = (args.trace, &args.from) {
+        output::hint(&format!(
+            "waiting for a packet, at most {seconds} s: open the connection on {from} now"
+        ));
+    }
     let request = Request::Explain(Box::new(request));
     let Response::Explained(report) = accepted(ask(socket, request, EXPLAIN_DEADLINE)?)? else {
         return Err(unexpected());

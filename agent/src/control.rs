@@ -9,7 +9,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
 };
-use weir_diagnosis::{Checks, Target};
+use weir_diagnosis::{Checks, Target, TracedPacket};
 use weir_kernel_plan::{Counter, WireguardBackend};
 use weir_overlay::{Generation, InterfaceName, NodeName, NodePublicKey, Tag, TrafficClass};
 use weir_protocol::{ItemFailure, RouteState, RouteStatus};
@@ -85,6 +85,9 @@ pub(crate) struct ExplainRequest {
     pub(crate) target: Target,
     /// The node that opens it, by name or address; this one when there is none.
     pub(crate) from: Option<String>,
+    /// How long to wait for a real packet to follow, in seconds.
+    #[serde(default)]
+    pub(crate) trace: Option<u64>,
 }
 
 /// What `up` and `set` ask.
@@ -338,6 +341,9 @@ pub(crate) struct ExplainReport {
     pub(crate) address: Option<IpAddr>,
     /// What was looked at, in the order in which a packet meets it.
     pub(crate) checks: Checks,
+    /// A real packet and its answer, followed through every table.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) trace: Vec<TracedPacket>,
 }
 
 /// Whether any of the routes still waits for an admin.

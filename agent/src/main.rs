@@ -4,7 +4,8 @@
 //! A command (`commands.rs`) asks the daemon (`client.rs`, `daemon/server.rs`) in the words of
 //! `control.rs`. The daemon puts settings together (`settings/`), checks them (`route_checks.rs`,
 //! the preflight), joins the coordinator (`coordinator/`), and hands every network map to the
-//! ledger and the reconciler (`daemon/agent.rs`). What people read is written in `output/`.
+//! ledger and the reconciler (`daemon/agent.rs`). `explain` and `doctor` gather facts
+//! (`daemon/explain.rs`, `daemon/doctor.rs`) and let the pure room `weir-diagnosis` judge them. What people read is written in `output/`.
 
 mod auth_key;
 mod cli;
@@ -15,10 +16,12 @@ mod coordinator;
 mod daemon;
 mod manual;
 mod output;
+mod ping;
 mod route_checks;
 mod secret;
 mod settings;
 mod shell;
+mod tools;
 
 use clap::Parser;
 use std::process::ExitCode;

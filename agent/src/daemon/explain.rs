@@ -8,8 +8,9 @@ use weir_diagnosis::{
     explain::{
         Facts, Sender, addresses_of, explain_from_here, explain_from_node, find_peer, unresolved,
     },
+    judge_trace, read_trace,
 };
-use weir_kernel::LookRequest;
+use weir_kernel::{LookRequest, TraceRequest};
 use weir_kernel_plan::desired_state;
 use weir_protocol::NetworkMap;
 
@@ -27,7 +28,11 @@ impl<H: Host> Agent<H> {
     /// # Errors
     /// A node that is down, and what cannot be looked at.
     pub(crate) async fn explain(&self, request: ExplainRequest) -> Result<ExplainReport> {
-        let ExplainRequest { target, from } = request;
+        let ExplainRequest {
+            target,
+            from,
+            trace,
+        } = request;
         let (map, settings) = {
             let state = self.state();
             let settings = state
@@ -59,6 +64,7 @@ impl<H: Host> Agent<H> {
             },
             address: None,
             checks: weir_diagnosis::Checks::default(),
+            trace: Vec::new(),
             target,
         };
         let (address, how) = match resolve(&map, &report.target).await {
@@ -103,6 +109,25 @@ impl<H: Host> Agent<H> {
             Some(sender) => explain_from_node(&facts, &host, &report.target, address, sender, &how),
             None => explain_from_here(&facts, &host, &report.target, address, &how),
         };
+        if let Some(seconds) = trace {
+            let source = source.context(
+                "--trace follows a packet that another node sends to or through this one: name it \
+                 with --from",
+            )?;
+            let told = self
+                .host
+                .trace(&TraceRequest {
+                    interface: settings.interface,
+                    source,
+                    destination: address,
+                    protocol: report.target.protocol_towards(address),
+                    port: report.target.port,
+                    seconds,
+                })
+                .await?;
+            report.trace = read_trace(&told);
+            report.checks.0.push(judge_trace(&report.trace, seconds));
+        }
         Ok(report)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, future::Future, net::IpAddr};
 use weir_diagnosis::{doctor::Examination, explain::HostView};
-use weir_kernel::{ExamineRequest, LinuxKernel, LookRequest};
+use weir_kernel::{ExamineRequest, LinuxKernel, LookRequest, TraceRequest};
 use weir_kernel_plan::{HostFacts, Kernel, KernelError};
 use weir_overlay::InterfaceName;
 use weir_protocol::HostInfo;
@@ -30,6 +30,15 @@ pub(crate) trait Host: Kernel + 'static {
         request: &LookRequest,
     ) -> impl Future<Output = Result<HostView, KernelError>> + Send;
 
+    /// Follows a packet through every table: what the kernel tells, in nft's words.
+    ///
+    /// # Errors
+    /// [`KernelError`], when the kernel cannot be asked.
+    fn trace(
+        &self,
+        request: &TraceRequest,
+    ) -> impl Future<Output = Result<String, KernelError>> + Send;
+
     /// Looks at what `doctor` judges, changing nothing.
     ///
     /// # Errors
@@ -51,6 +60,10 @@ impl Host for LinuxKernel {
 
     async fn look(&self, request: &LookRequest) -> Result<HostView, KernelError> {
         self.look(request).await
+    }
+
+    async fn trace(&self, request: &TraceRequest) -> Result<String, KernelError> {
+        self.trace(request).await
     }
 
     async fn examine(&self, request: &ExamineRequest) -> Result<Examination, KernelError> {

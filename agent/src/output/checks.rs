@@ -1,7 +1,8 @@
 //! What `explain` and `doctor` show.
 
-use weir_diagnosis::{Check, Checks, Outcome, Place};
+use weir_diagnosis::{Check, Checks, Outcome, Place, TracedPacket};
 
+use super::table;
 use crate::control::ExplainReport;
 
 /// The steps of a connection.
@@ -11,11 +12,33 @@ pub(crate) fn explain(report: &ExplainReport) -> String {
         None => report.target.protocol,
     };
     format!(
-        "{} to {} over {protocol}\n{}",
+        "{} to {} over {protocol}\n{}{}",
         report.from,
         report.target,
-        checks(&report.checks)
+        checks(&report.checks),
+        followed(&report.trace)
     )
+}
+
+/// What each rule did to the packets that were followed.
+fn followed(trace: &[TracedPacket]) -> String {
+    let mut text = String::new();
+    for packet in trace {
+        let rows: Vec<_> = packet
+            .hops
+            .iter()
+            .map(|hop| {
+                vec![
+                    hop.table.clone(),
+                    hop.chain.clone(),
+                    hop.verdict.clone(),
+                    hop.rule.clone().unwrap_or_else(|| "policy".to_owned()),
+                ]
+            })
+            .collect();
+        text.push_str(&format!("\nFollowed: {}\n{}", packet.packet, table(&rows)));
+    }
+    text
 }
 
 /// How fit the host is.
@@ -70,7 +93,7 @@ fn check(check: &Check, width: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use weir_diagnosis::{Remedy, Target};
+    use weir_diagnosis::{Hop, Remedy, Target};
     use weir_protocol::IpProtocol;
 
     #[test]
@@ -98,6 +121,15 @@ mod tests {
                     vec![Remedy::node("relay", "agent doctor")],
                 ),
             ]),
+            trace: vec![TracedPacket {
+                packet: "ip saddr 100.64.0.2".to_owned(),
+                hops: vec![Hop {
+                    table: "inet weir".to_owned(),
+                    chain: "forward".to_owned(),
+                    rule: None,
+                    verdict: "accept".to_owned(),
+                }],
+            }],
         };
         assert_eq!(
             explain(&report),
@@ -108,6 +140,9 @@ alice to 8.8.8.8:443 over tcp
                     -> here: ip rule del priority 9
   unknown  the end  as it is
                     -> on relay: agent doctor
+
+Followed: ip saddr 100.64.0.2
+  inet weir  forward  accept  policy
 "
         );
     }

@@ -1,16 +1,18 @@
 //! What people read: texts made of the daemon's answers.
 //!
-//! Pure, but for [`print()`] and [`complain`], the only places that write to the terminal.
+//! Pure, but for [`print()`], [`hint`] and [`complain`], the only places that write to the terminal.
 
 mod checks;
 mod routes;
 mod status;
 mod up;
+mod whois;
 
 pub(crate) use checks::{doctor, explain};
 pub(crate) use routes::routes;
 pub(crate) use status::status;
 pub(crate) use up::{approved, down, up};
+pub(crate) use whois::{find, ping, whois};
 
 use std::io::Write;
 
@@ -24,6 +26,12 @@ pub(crate) fn print(text: &str) {
 pub(crate) fn complain(error: &anyhow::Error) {
     let mut err = std::io::stderr().lock();
     drop(writeln!(err, "agent: {error:#}"));
+}
+
+/// Writes a line for the person who waits to standard error.
+pub(crate) fn hint(text: &str) {
+    let mut err = std::io::stderr().lock();
+    drop(writeln!(err, "{text}"));
 }
 
 /// A table: columns as wide as they must be, two spaces between them, none at the end.

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+use crate::{Check, Outcome};
+
 /// The table with the rule that asks for it: of no interest in what is told.
 pub const TRACE_TABLE: &str = "weir_trace";
 
@@ -33,6 +35,47 @@ impl TracedPacket {
     #[must_use]
     pub fn dropped(&self) -> Option<&Hop> {
         self.hops.iter().find(|hop| hop.verdict == "drop")
+    }
+}
+
+/// What the trace of a packet and of its answer says of a connection.
+#[must_use]
+pub fn judge_trace(packets: &[TracedPacket], seconds: u64) -> Check {
+    let dropped = packets.iter().find_map(TracedPacket::dropped);
+    let (outcome, evidence) = match (packets, dropped) {
+        ([], _) => (
+            Outcome::Unknown,
+            format!(
+                "none came out of the tunnel within {seconds} s: open the connection meanwhile"
+            ),
+        ),
+        (_, Some(hop)) => {
+            let rule = hop
+                .rule
+                .as_ref()
+                .map_or_else(|| "its policy".to_owned(), |rule| format!("rule {rule}"));
+            (
+                Outcome::Failed,
+                format!(
+                    "dropped by table {}, chain {}, {rule}",
+                    hop.table, hop.chain
+                ),
+            )
+        }
+        ([_], None) => (
+            Outcome::Unknown,
+            "it passed every table of this host, and no answer came back in time".to_owned(),
+        ),
+        (_, None) => (
+            Outcome::Passed,
+            "it and its answer passed every table of this host".to_owned(),
+        ),
+    };
+    Check {
+        name: "packet".to_owned(),
+        outcome,
+        evidence,
+        remedies: Vec::new(),
     }
 }
 
@@ -169,6 +212,13 @@ trace id 3d851765 ip filter FORWARD policy drop
             (dropped.table.as_str(), &dropped.rule),
             ("ip filter", &None)
         );
+        let judged = judge_trace(&packets, 5);
+        assert_eq!(judged.outcome, Outcome::Failed);
+        assert_eq!(
+            judged.evidence,
+            "dropped by table ip filter, chain FORWARD, its policy"
+        );
+        assert_eq!(judge_trace(&[], 5).outcome, Outcome::Unknown);
     }
 
     #[test]

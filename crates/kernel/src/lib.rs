@@ -38,4 +38,4 @@ mod watch;
 mod wireguard;
 
 pub use linux::{KernelOptions, LinuxKernel};
-pub use look::{ExamineRequest, LookRequest};
+pub use look::{ExamineRequest, LookRequest, TraceRequest};

@@ -91,6 +91,7 @@ fn make(profile: Profile, output: &Path, install: bool) -> Result<()> {
     };
     let programs = target_directory()?.join(directory);
     manual_pages(&programs)?;
+    completions(&programs)?;
     empty_directory(output, "deb")?;
     for (package, _) in PACKAGES {
         say::heading(&format!("Package {package}"));
@@ -116,6 +117,25 @@ fn manual_pages(programs: &Path) -> Result<()> {
             Command::new(programs.join(program))
                 .arg("manual")
                 .arg(&pages),
+        )?;
+    }
+    Ok(())
+}
+
+/// What shells need to complete the agent's commands, in files named as each shell wants it. The
+/// package description expects them in `dist/completions`.
+fn completions(programs: &Path) -> Result<()> {
+    let directory = root().join("dist/completions");
+    fs::create_dir_all(&directory)
+        .with_context(|| format!("cannot create {}", directory.display()))?;
+    for (shell, name) in [("bash", "agent"), ("zsh", "_agent"), ("fish", "agent.fish")] {
+        let path = directory.join(name);
+        let file =
+            fs::File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        must_succeed(
+            Command::new(programs.join("agent"))
+                .args(["completions", shell])
+                .stdout(file),
         )?;
     }
     Ok(())

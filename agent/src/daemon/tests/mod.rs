@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use weir_diagnosis::{
     OtherFirewalls, RouteAnswer, RouteOut, doctor::Examination, explain::HostView,
 };
-use weir_kernel::{ExamineRequest, LookRequest};
+use weir_kernel::{ExamineRequest, LookRequest, TraceRequest};
 use weir_kernel_plan::{HostFacts, KernelError, LinkFact, LinkKind, NodeSettings, PortFact};
 use weir_lab::FakeKernel;
 use weir_overlay::{Generation, InterfaceName, KeyId, NodeId, NodePublicKey};
@@ -66,6 +66,10 @@ impl Host for FakeKernel {
             addresses: BTreeSet::new(),
             others: OtherFirewalls::default(),
         })
+    }
+
+    async fn trace(&self, _: &TraceRequest) -> Result<String, KernelError> {
+        Ok(String::new())
     }
 
     async fn examine(&self, request: &ExamineRequest) -> Result<Examination, KernelError> {

@@ -2,9 +2,11 @@
 
 mod examine;
 mod others;
+mod trace;
 mod way;
 
 pub use examine::ExamineRequest;
+pub use trace::TraceRequest;
 
 use std::net::IpAddr;
 use weir_diagnosis::{OtherFirewalls, RouteAnswer, explain::HostView};

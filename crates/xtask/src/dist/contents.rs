@@ -43,7 +43,20 @@ pub(super) const PACKAGES: &[Expected] = &[
     Expected {
         name: "weir-agent",
         program: "agent",
-        pages: &["daemon", "down", "routes", "set", "status", "up", "version"],
+        pages: &[
+            "completions",
+            "daemon",
+            "doctor",
+            "down",
+            "explain",
+            "ping",
+            "routes",
+            "set",
+            "status",
+            "up",
+            "version",
+            "whois",
+        ],
         files: &[
             ("./etc/weir/agent.toml", "-rw-r-----"),
             ("./usr/bin/agent", "-rwxr-xr-x"),
@@ -55,6 +68,15 @@ pub(super) const PACKAGES: &[Expected] = &[
                 "-rw-r--r--",
             ),
             ("./usr/share/doc/weir-agent/copyright", "-rw-r--r--"),
+            (
+                "./usr/share/bash-completion/completions/agent",
+                "-rw-r--r--",
+            ),
+            ("./usr/share/zsh/vendor-completions/_agent", "-rw-r--r--"),
+            (
+                "./usr/share/fish/vendor_completions.d/agent.fish",
+                "-rw-r--r--",
+            ),
         ],
         conffiles: &["/etc/weir/agent.toml"],
         depends: &["nftables", "systemd | systemd-standalone-sysusers"],
