@@ -6,6 +6,7 @@
 //! from the peer that had it, and our own changes wake the one who waits for changes.
 
 mod faults;
+mod judge;
 mod table;
 
 use std::collections::BTreeSet;
@@ -21,6 +22,7 @@ use weir_kernel_plan::{
 };
 
 use faults::Faults;
+pub use judge::{Direction, ForwardedPacket, Judged};
 use table::Table;
 
 /// A kernel in memory. Clones share it.
@@ -113,6 +115,21 @@ impl FakeKernel {
         }
         machine.state = state;
         machine.notify(hint);
+    }
+
+    /// What the firewall does with a forwarded packet. Everything passes where there is none.
+    ///
+    /// # Panics
+    /// Where the table holds what this small nft does not know.
+    #[must_use]
+    pub fn judge(&self, packet: &ForwardedPacket) -> Judged {
+        self.machine().table.as_ref().map_or(
+            Judged {
+                accepted: true,
+                mark: packet.mark,
+            },
+            |table| table.judge(packet),
+        )
     }
 
     /// Somebody else adds a rule to our table, and the kernel says so.

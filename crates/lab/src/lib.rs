@@ -40,7 +40,7 @@ mod snapshot;
 mod wait;
 
 pub use command::{NodeCommand, Output, Spawned};
-pub use fake_kernel::FakeKernel;
+pub use fake_kernel::{Direction, FakeKernel, ForwardedPacket, Judged};
 pub use internet::{Internet, addresses};
 pub use lab::Lab;
 pub use logs::error_lines;

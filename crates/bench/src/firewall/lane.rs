@@ -23,6 +23,8 @@ use super::load::Flow;
 
 const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const RELAY_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+/// How long one burst may take.
+const BURST: Duration = Duration::from_millis(300);
 const SINK_MAC: &str = "02:00:00:00:00:04";
 
 /// A relay of its own, with clients on one side and a network on the other. What it made is taken
@@ -186,16 +188,21 @@ impl Lane {
         self.within("sink", || run("nft", "-f -", drop).map(drop_text))
     }
 
-    /// Sends these frames so many times, as fast as it goes; counts what reached the sink.
+    /// Sends these frames so many times, as fast as it goes and for [`BURST`] at most; counts what
+    /// reached the sink.
     pub(super) fn flood(&self, frames: &[[u8; FRAME]], times: usize) -> Result<Burst> {
         let before = self.arrived()?;
         let time = self.within("clients", || {
             let socket = packet_socket("c0")?;
             let start = Instant::now();
-            for _ in 0..times {
+            let some = frames.chunks(64).cycle();
+            for frames in some.take(frames.len().div_ceil(64) * times) {
                 for frame in frames {
                     // A full queue loses packets, and they are not counted.
                     let _ = send(socket.as_raw_fd(), frame, MsgFlags::empty());
+                }
+                if start.elapsed() > BURST {
+                    break;
                 }
             }
             Ok(start.elapsed())

@@ -132,12 +132,15 @@ pub(super) fn naive(grants: u32) -> Result<String> {
         let grant = grant(number)?;
         let list = |set: &AddressSet| {
             let items: Vec<String> = set.ranges().iter().map(ToString::to_string).collect();
-            items.join(", ")
+            match items.as_slice() {
+                [one] => one.clone(),
+                many => format!("{{ {} }}", many.join(", ")),
+            }
         };
         for to in &grant.destinations {
             writeln!(
                 text,
-                "ip saddr {{ {} }} ip daddr {{ {} }} udp dport {}-{} accept comment \"{}\"",
+                "ip saddr {} ip daddr {} udp dport {}-{} accept comment \"{}\"",
                 list(&grant.sources),
                 list(&to.addresses),
                 to.ports.first,

@@ -9,7 +9,7 @@ use weir_protocol::{Destination, Grant, IpProtocol, PortRange};
 use super::DesiredFirewall;
 
 /// Changes when the shape of the ruleset does, so that a new version of the agent loads its own.
-const LAYOUT: &str = "2";
+const LAYOUT: &str = "3";
 
 impl DesiredFirewall {
     /// Names the ruleset that this makes. Equal firewalls have equal fingerprints.

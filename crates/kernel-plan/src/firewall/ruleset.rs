@@ -220,6 +220,11 @@ impl Body<'_> {
 
     /// The rules that are there whatever is granted.
     fn rules(&mut self, desired: &DesiredFirewall) {
+        // What comes out of the tunnel, or from this host, is not asked where it comes from.
+        for link in [self.link, "lo"] {
+            self.document
+                .rule("prerouting", vec![from_link(link), leave()]);
+        }
         self.tunnel_packets(desired.tunnel_port);
         self.base_rules();
         self.judgement();
@@ -384,19 +389,17 @@ impl Body<'_> {
         self.document.set("grants", Shape::Legend, elements);
     }
 
+    /// Connections that were judged under this generation. Only `pass` gives such a mark, so nothing
+    /// else has to be asked; what belongs to a connection, such as ICMP errors, has its mark.
     fn current(&self) -> Vec<Stmt> {
         let generation = masked(ct("mark"), CT_GENERATION_MASK);
-        vec![established(), is(generation, integer(self.mark)), accept()]
+        vec![is(generation, integer(self.mark)), accept()]
     }
 
     /// Before routing, where the kernel checks the source.
     fn tunnel_packets(&mut self, port: Option<u16>) {
         let Some(port) = port else { return };
         let arriving = vec![
-            is_not(
-                meta(MetaKey::Iifname),
-                any_of([text("lo"), text(self.link)]),
-            ),
             is(payload("udp", "dport"), integer(u32::from(port))),
             set_packet_mark(TUNNEL_MARK, TUNNEL_MARK_MASK),
         ];
@@ -409,11 +412,9 @@ impl Body<'_> {
             AddressRange::from(IpNet::V4(OVERLAY_V4)),
             IpNet::V6(OVERLAY_V6).into(),
         ]) {
-            let elsewhere = || is_not(meta(MetaKey::Iifname), any_of([text("lo"), text(link)]));
             self.document.rule(
                 "prerouting",
                 vec![
-                    elsewhere(),
                     is(payload(family.header, "saddr"), range(&overlay)),
                     route_back_is(link),
                     count(DENIED_SPOOFED),
@@ -424,7 +425,6 @@ impl Body<'_> {
             self.document.rule(
                 "prerouting",
                 vec![
-                    elsewhere(),
                     is(payload(family.header, "daddr"), own),
                     count(DENIED_SPOOFED),
                     drop(),
@@ -443,6 +443,8 @@ impl Body<'_> {
             goto("to_overlay_from_host"),
         ];
         self.document.rule("output", answers);
+        let not_tcp = is_not(meta(MetaKey::L4proto), protocol(IpProtocol::TCP));
+        self.document.rule("clamp", vec![not_tcp, leave()]);
         for ends in [from_link(link), to_link(link)] {
             let mut statements = vec![ends];
             statements.extend(clamp_segment_size());

@@ -79,6 +79,19 @@ impl Table {
         Ok(())
     }
 
+    pub(super) fn rules_of<'a>(&'a self, chain: &'a str) -> impl Iterator<Item = &'a Value> {
+        self.rules.iter().filter(move |rule| rule["chain"] == chain)
+    }
+
+    pub(super) fn elements_of(&self, set: &str) -> &[Value] {
+        ["set", "map"]
+            .into_iter()
+            .find_map(|kind| self.objects.get(&(kind.to_owned(), set.to_owned())))
+            .and_then(|set| set["elem"].as_array())
+            .map(Vec::as_slice)
+            .unwrap_or_default()
+    }
+
     /// A rule that we did not load.
     pub(super) fn add_foreign_rule(&mut self) {
         self.rules
@@ -97,7 +110,7 @@ impl Table {
 }
 
 /// The key of an element: alone, with its value, or with a comment.
-fn key(element: &Value) -> &Value {
+pub(super) fn key(element: &Value) -> &Value {
     let pair = element.as_array().and_then(|pair| pair.first());
     let element = pair.unwrap_or(element);
     element
@@ -126,7 +139,7 @@ fn change_elements(set: &mut Value, add: bool, change: &Value) -> Result<(), Err
     Ok(())
 }
 
-fn only_member(value: &Value) -> Option<(&str, &Value)> {
+pub(super) fn only_member(value: &Value) -> Option<(&str, &Value)> {
     value
         .as_object()?
         .iter()
