@@ -10,9 +10,10 @@ use weir_protocol::{Grant, IpProtocol, PortRange};
 
 use super::table::{Key, Value};
 
-/// The most elements that a narrow grant is written out to. A class costs a chain, its rules and
-/// its maps, which take about the memory of this many elements.
-const NARROW_ELEMENTS: u128 = 64;
+/// The most elements that a narrow grant is written out to: enough for the few devices of one
+/// person and a few services. For more sources a class is shorter, which they share with all their
+/// other grants.
+const NARROW_ELEMENTS: u128 = 16;
 
 /// The most addresses, or ports, in a stretch that is written out one by one.
 pub(super) const FEW: u128 = 16;
