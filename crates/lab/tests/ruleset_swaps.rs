@@ -47,7 +47,7 @@ fn firewall(round: u32, sometimes: bool) -> DesiredFirewall {
         origin: format!("grants[{id}]"),
     };
     let mut grants: Vec<Grant> = (10..60)
-        .filter(|id| (id + round) % 7 != 0)
+        .filter(|id| !(id + round).is_multiple_of(7))
         .map(|id| grant(id, &["100.64.1.0/24"], "10.20.0.0/24", 1000 + id as u16))
         .collect();
     // Who allows it changes as well: another grant, another class, the same packets.

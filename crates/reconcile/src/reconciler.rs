@@ -10,7 +10,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tracing::{debug, info, warn};
-use weir_kernel_plan::{Author, Change, DesiredState, Kernel};
+use weir_kernel_plan::{Area, Author, Change, DesiredState, Kernel};
 use weir_overlay::{Generation, InterfaceName};
 
 use crate::{
@@ -196,6 +196,9 @@ fn authors(found: &Found) -> Vec<Author> {
         .collect()
 }
 
+/// How long a hint about our firewall waits for others.
+const FIREWALL_QUIET: Duration = Duration::from_millis(2);
+
 /// How many different hints are kept between two passes. More say no more than that much is
 /// going on.
 const HINTS: usize = 64;
@@ -376,7 +379,15 @@ async fn gather_hints<K: Kernel>(
     let begin = *first.get_or_insert_with(Instant::now);
     let latest = begin + timing.gather_at_most;
     loop {
-        let quiet = (Instant::now() + timing.quiet).min(latest);
+        // Without our table nothing is judged: only the rest of that one transaction is awaited,
+        // which tells whose it was.
+        let firewall = hints.iter().any(|hint| hint.area == Area::Firewall);
+        let quiet = if firewall {
+            timing.quiet.min(FIREWALL_QUIET)
+        } else {
+            timing.quiet
+        };
+        let quiet = (Instant::now() + quiet).min(latest);
         tokio::select! {
             () = sleep_until(quiet) => return,
             hint = kernel.changed() => {

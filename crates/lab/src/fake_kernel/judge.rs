@@ -51,7 +51,7 @@ enum Datum {
     Address(IpAddr),
     Number(u64),
     Text(String),
-    Several(Vec<Datum>),
+    Several(Vec<Self>),
 }
 
 enum Next {
