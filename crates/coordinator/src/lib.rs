@@ -6,10 +6,13 @@
 //!    `server/signed`), admins over a unix socket (`server/admin_api`). Handlers only carry words.
 //! 2. `enrolment` and `admin`: what may be done, and by whom. Each change is one transaction with
 //!    its own line in the audit log.
-//! 3. `store`: SQLite, and the only place with SQL.
+//! 3. `store`: SQLite or PostgreSQL, and the only place with SQL.
 //! 4. `engine`: after each change, one task reads everything, makes the map of each node with
 //!    `weir-netmap` and publishes those that differ.
 //! 5. `server/stream`: each agent's stream sends the newest map, then what changed.
+//!
+//! Where several coordinators share a PostgreSQL database, `cluster` tells the engine of the others'
+//! changes and agrees with them on who is connected and who leads.
 //!
 //! `cli` is the command line, of which `serve` starts a [`server::Server`]; the other verbs talk to
 //! its admin socket in the words of [`api`].

@@ -18,7 +18,9 @@ use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 use weir_coordinator::store::Store;
 use weir_overlay::{Generation, NodeId};
-use weir_protocol::{MAP_PATH, MapRequest, NetworkMap, StreamMessage, UPDATE_PATH, UpdateRequest};
+use weir_protocol::{
+    MAP_PATH, MapRequest, NetworkMap, RouteState, StreamMessage, UPDATE_PATH, UpdateRequest,
+};
 
 /// Longer than anything here may take, on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(90);
@@ -350,6 +352,40 @@ async fn until_shown(server: &TestServer, node: &str) {
         );
         sleep(Duration::from_millis(100)).await;
     }
+}
+
+#[tokio::test]
+async fn a_relay_that_is_absent_is_replaced_by_all() {
+    let database = postgres::database().await;
+    let one = TestServer::start_on(database.clone()).await;
+    one.set_policy(ALLOW_ALL).await;
+    let other = one.start_beside(database.clone()).await;
+    let key = one.key_with(&["--tags", "tag:relay", "--reusable"]).await;
+    let older = Agent::new(&one, "older").advertising("8.8.8.8");
+    let joined = older.join(&key).await.unwrap();
+    let newer = Agent::new(&other, "newer").advertising("8.8.8.8");
+    newer.join(&key).await.unwrap();
+    for relay in ["older", "newer"] {
+        one.json(&["routes", "approve", relay, "8.8.8.8"]).await;
+    }
+    let state = |map: &NetworkMap| map.node.routes.first().map(|route| route.state);
+    let mut stream = newer.map_stream(None).await;
+    stream
+        .until(|map| state(map) == Some(RouteState::Standby))
+        .await;
+    // As the one that leads does once the grace is over.
+    let store = Store::open(&database).await.unwrap();
+    let mut tx = store.write().await.unwrap();
+    tx.set_absent_nodes(&[joined.node_id].into()).await.unwrap();
+    tx.commit().await.unwrap();
+    stream
+        .until(|map| state(map) == Some(RouteState::Serving))
+        .await;
+    // It is back, at the other coordinator: the one that leads notices, whichever it is.
+    let _back = older.map_stream(None).await;
+    stream
+        .until(|map| state(map) == Some(RouteState::Standby))
+        .await;
 }
 
 #[tokio::test]
