@@ -111,11 +111,14 @@ impl Step<'_> {
 
     /// Who has and serves what, and whose device this is.
     fn hold(&self, compiled: &mut CompiledPolicy, old: Option<UserId>, new: Option<UserId>) {
-        if let Some(node) = self.before {
-            compiled.holders.remove(self.id, node);
-        }
-        if let Some(node) = self.after {
-            compiled.holders.insert(self.id, node);
+        let held = |node: &PolicyNode| (node.addresses.clone(), node.approved_routes.clone());
+        if self.before.map(held) != self.after.map(held) {
+            if let Some(node) = self.before {
+                compiled.holders.remove(self.id, node);
+            }
+            if let Some(node) = self.after {
+                compiled.holders.insert(self.id, node);
+            }
         }
         if old != new {
             if let Some(devices) = old.and_then(|user| compiled.devices.get_mut(&user)) {
