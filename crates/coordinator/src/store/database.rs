@@ -16,7 +16,7 @@ pub enum Database {
 #[derive(Debug, thiserror::Error)]
 #[error(
     "this does not name a database: write it as postgres://USER@HOST/NAME, \
-     postgres:///NAME?host=/run/postgresql, or leave it out for a file in the state directory"
+     postgres://USER@localhost/NAME?host=/run/postgresql, or leave it out for a file in the state directory"
 )]
 pub struct DatabaseUrlError(#[source] Option<sqlx::Error>);
 
@@ -41,7 +41,9 @@ impl fmt::Display for Database {
                 let name = options.get_database().unwrap_or(options.get_username());
                 match options.get_socket() {
                     Some(directory) => {
-                        write!(f, "postgres:///{name}?host={}", directory.display())
+                        let user = options.get_username();
+                        let directory = directory.display();
+                        write!(f, "postgres://{user}@localhost/{name}?host={directory}")
                     }
                     None => write!(
                         f,
@@ -75,6 +77,8 @@ mod tests {
             "postgres://weir@db.example.com:5433/network"
         );
         assert!(!format!("{database:?}").contains("s3cret"));
+        let socket = "postgres://weir@localhost/network?host=/run/postgresql";
+        assert_eq!(socket.parse::<Database>().unwrap().to_string(), socket);
     }
 
     #[test]
