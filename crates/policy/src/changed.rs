@@ -179,6 +179,10 @@ impl CompiledPolicy {
         let targets: BTreeSet<TargetsId> = from.map(|at| self.rule(*at).targets).collect();
         let senders = senders.into_iter().flat_map(|id| &self.senders(id).nodes);
         let targets = targets.into_iter().flat_map(|id| &self.targets(id).nodes);
-        senders.chain(targets).copied().collect()
+        let mut nodes: Vec<NodeId> = senders.chain(targets).copied().collect();
+        // Sorted lists behind each other: merged first, they make a set in one go.
+        nodes.sort();
+        nodes.dedup();
+        nodes.into_iter().collect()
     }
 }

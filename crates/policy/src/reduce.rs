@@ -162,7 +162,8 @@ impl CompiledPolicy {
             self.sends_to_own(place, other) || self.sends_to_own(other, place)
         };
         peers.extend(devices.filter(talk).map(|(id, _)| *id));
-        peers.sort_unstable();
+        // A few sorted lists behind each other, which a stable sort merges.
+        peers.sort();
         peers.dedup();
         peers.retain(|id| *id != node);
         peers

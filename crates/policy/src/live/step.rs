@@ -351,8 +351,8 @@ impl Touched {
         for id in senders {
             nodes.extend(&compiled.senders(id).nodes);
         }
-        // A set is made of what is sorted in one go.
-        nodes.sort_unstable();
+        // Sorted lists behind each other: merged first, they make a set in one go.
+        nodes.sort();
         nodes.dedup();
         nodes.into_iter().collect()
     }
