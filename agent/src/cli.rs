@@ -143,6 +143,10 @@ Examples:
   agent doctor --json")]
     Doctor(JsonArgs),
 
+    /// Print what Weir put into this host's kernel
+    #[command(subcommand, arg_required_else_help = true)]
+    Debug(crate::debug::DebugCommand),
+
     /// Show the version of this command and of the daemon
     #[command(after_help = "\
 Examples:

@@ -18,7 +18,7 @@ use crate::{
         ExplainRequest, NodeState, Request, Response, StatusReport, UpReport, UpRequest,
         any_awaits_approval,
     },
-    daemon, manual, output,
+    daemon, debug, manual, output,
     secret::SecretText,
     settings::Change,
     tools,
@@ -66,6 +66,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Doctor(args) => doctor(&socket, args.json),
+        Command::Debug(command) => debug::run(&command),
         Command::Ping(args) => tools::ping(&args, &|| status(&socket)),
         Command::Whois(args) => tools::whois(&status(&socket)?, &args.query, args.json),
         Command::Completions { shell } => tools::completions(shell),

@@ -14,6 +14,7 @@ mod commands;
 mod control;
 mod coordinator;
 mod daemon;
+mod debug;
 mod manual;
 mod output;
 mod ping;

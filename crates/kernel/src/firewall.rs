@@ -158,11 +158,12 @@ pub(crate) async fn delete(nft: &Path) -> Result<(), KernelError> {
     }
 }
 
-/// What `nft list table inet weir` prints, for people; `None` when the table is not there.
-pub(crate) async fn listing(nft: &Path) -> Result<Option<String>, KernelError> {
+/// What `nft list table inet weir` prints, or `nft -j`; `None` when the table is not there.
+pub(crate) async fn listing(nft: &Path, json: bool) -> Result<Option<String>, KernelError> {
     let operation = "list the firewall table";
-    let arguments = ["list", "table", "inet", NFT_TABLE];
-    match run(nft, operation, &arguments, Stdio::null(), RULESET_SECONDS).await {
+    let all = ["-j", "list", "table", "inet", NFT_TABLE];
+    let arguments = if json { &all[..] } else { &all[1..] };
+    match run(nft, operation, arguments, Stdio::null(), RULESET_SECONDS).await {
         Ok(printed) => Ok(Some(String::from_utf8_lossy(&printed).into_owned())),
         Err(error) if is_missing_table(&error) => Ok(None),
         Err(error) => Err(error),
@@ -190,7 +191,7 @@ mod tests {
             error.to_string().contains("apt install nftables"),
             "{error}"
         );
-        let error = runtime.block_on(listing(nft)).unwrap_err();
+        let error = runtime.block_on(listing(nft, false)).unwrap_err();
         assert!(
             error.to_string().contains("apt install nftables"),
             "{error}"

@@ -68,12 +68,12 @@ impl LinuxKernel {
         }
     }
 
-    /// The firewall table in nft's own words; `None` when it is not there.
+    /// The firewall table in nft's own words, or in its JSON; `None` when it is not there.
     ///
     /// # Errors
     /// [`KernelError`] when nft cannot be run, or does not answer.
-    pub async fn firewall_listing(&self) -> Result<Option<String>, KernelError> {
-        firewall::listing(&self.options.nft).await
+    pub async fn firewall_listing(&self, json: bool) -> Result<Option<String>, KernelError> {
+        firewall::listing(&self.options.nft, json).await
     }
 
     /// The WireGuard device on that link: `None` when the link is no WireGuard's, and for a TUN

@@ -9,7 +9,7 @@ use weir_kernel_plan::firewall::{
     DENIED_RELAY, DENIED_SPOOFED, DENIED_TO_OVERLAY, DesiredFirewall, FirewallChange,
     ObservedFirewall, SourceTranslation, Table, change,
 };
-use weir_lab::{Lab, Node, Spawned, patient, program, wait_until};
+use weir_lab::{Lab, Node, Ping, Spawned, patient, program, wait_until};
 use weir_overlay::{AddressRange, AddressSet, GrantId, InterfaceName};
 use weir_protocol::{Destination, Grant, IpProtocol, PortRange};
 
@@ -247,6 +247,28 @@ fn a_running_connection_ends_with_the_ruleset_that_no_longer_allows_it() {
         now > denied,
         "counters are kept over loads and count the cut connection"
     );
+    network.lab.finish().unwrap();
+}
+
+#[test]
+fn a_running_ping_ends_with_its_grant() {
+    let network = Network::new().unwrap();
+    let granted = firewall(vec![
+        grant(1, &[ALICE], 1, &[SERVICE], (0, 65535)),
+        grant(2, &[BOB], 6, &[SERVICE], (443, 443)),
+    ]);
+    network.load(&granted).unwrap();
+    let ping = Ping::start(&network.clients, SERVICE, Duration::from_millis(100)).unwrap();
+    let deadline = patient(Duration::from_secs(10));
+    wait_until("answers", deadline, || Ok(ping.answers()? > 3)).unwrap();
+    let mut revoked = granted;
+    revoked.grants.remove(0);
+    network.load(&revoked).unwrap();
+    // One that was answered before may still be printed.
+    let after = ping.answers().unwrap() + 1;
+    std::thread::sleep(patient(Duration::from_millis(600)));
+    assert!(ping.answers().unwrap() <= after);
+    drop(ping);
     network.lab.finish().unwrap();
 }
 

@@ -181,11 +181,11 @@ fn a_change_is_a_difference_and_leaves_what_a_whole_load_would() {
         other.served = set("10.0.0.0/9 8.8.8.8");
         let (table, difference) = put_in_force(&kernel, &other, Some(&table)).await;
         assert!(difference);
-        let listed = kernel.firewall_listing().await.unwrap().unwrap();
+        let listed = kernel.firewall_listing(false).await.unwrap().unwrap();
         // Another kernel object that never saw the differences loads it whole.
         let (whole, difference) = put_in_force(&kernel, &other, None).await;
         assert!(!difference);
-        let again = kernel.firewall_listing().await.unwrap().unwrap();
+        let again = kernel.firewall_listing(false).await.unwrap().unwrap();
         let plain = |listing: &str, table: &Table| -> Vec<String> {
             let mark = u32::from(table.generation()) << 20;
             let stamp = format!("{}_{}", table.fingerprint(), table.generation());
