@@ -359,6 +359,142 @@ fn several_problems_are_drawn_at_once() {
 }
 
 #[test]
+fn each_misspelling_has_its_nearest_name() {
+    for (what, entry, meant) in [
+        ("section", r#""autoAprovers": {}"#, "autoApprovers"),
+        (
+            "field of acls",
+            r#""acls": [{"action": "accept", "scr": [], "dst": []}]"#,
+            "src",
+        ),
+        (
+            "field of grants",
+            r#""grants": [{"src": [], "dst": [], "ip": ["*"], "vai": []}]"#,
+            "via",
+        ),
+        (
+            "field of tests",
+            r#""tests": [{"src": "alice@", "acept": []}]"#,
+            "accept",
+        ),
+        (
+            "field of ssh",
+            r#""ssh": [{"action": "accept", "users": ["root"], "acceptEnvs": []}]"#,
+            "acceptEnv",
+        ),
+        (
+            "field of approvers",
+            r#""autoApprovers": {"exitNodes": []}"#,
+            "exitNode",
+        ),
+        (
+            "field of weir",
+            r#""weir": {"denyRule": true}"#,
+            "denyRules",
+        ),
+        (
+            "autogroup",
+            r#""grants": [{"src": ["autogroup:membr"], "dst": ["*"], "ip": ["*"]}]"#,
+            "autogroup:member",
+        ),
+        (
+            "group",
+            r#""grants": [{"src": ["group:stuff"], "dst": ["*"], "ip": ["*"]}]"#,
+            "group:staff",
+        ),
+        (
+            "tag",
+            r#""grants": [{"src": ["*"], "dst": ["tag:sever"], "ip": ["*"]}]"#,
+            "tag:server",
+        ),
+        (
+            "host",
+            r#""grants": [{"src": ["*"], "dst": ["ofice"], "ip": ["*"]}]"#,
+            "office",
+        ),
+        (
+            "set",
+            r#""grants": [{"src": ["*"], "dst": ["ipset:labs"], "ip": ["*"]}]"#,
+            "ipset:lab",
+        ),
+        (
+            "posture",
+            r#""grants": [{"src": ["*"], "dst": ["*"], "ip": ["*"], "srcPosture": ["posture:nwe"]}]"#,
+            "posture:new",
+        ),
+        (
+            "protocol",
+            r#""grants": [{"src": ["*"], "dst": ["*"], "ip": ["tpc:443"]}]"#,
+            "tcp",
+        ),
+        (
+            "tag of a route",
+            r#""autoApprovers": {"routes": {"10.0.0.0/8": ["tag:sever"]}}"#,
+            "tag:server",
+        ),
+    ] {
+        let text = format!(
+            r#"{{"groups": {{"group:staff": []}}, "tagOwners": {{"tag:server": []}},
+                "hosts": {{"office": "10.20.0.0/24"}}, "ipsets": {{"ipset:lab": []}},
+                "postures": {{"posture:new": ["node:os == 'linux'"]}},
+                {entry}}}"#
+        );
+        let found = refused(&text);
+        let errors = found.iter().filter(|one| one.severity == Severity::Error);
+        let help: Vec<_> = errors.filter_map(|one| one.help.as_deref()).collect();
+        assert_eq!(help, [format!("did you mean {meant:?}?")], "{what}");
+    }
+}
+
+/// What the language has and Weir has not is said with what to write instead, or with what it
+/// does not do.
+#[test]
+fn what_a_file_from_elsewhere_has_is_answered() {
+    for (src, help) in [
+        (
+            "autogroup:admin",
+            "users have no roles here: name them in a group",
+        ),
+        (
+            "autogroup:shared",
+            "no machines are shared with this network: leave it out",
+        ),
+        (
+            "svc:web",
+            "there are no services here: name a tag, a host or an address",
+        ),
+    ] {
+        let found = refused(&with_entry(&rule(src, "*:*")));
+        assert_eq!(found[0].help.as_deref(), Some(help));
+    }
+    let text = r#"{
+        "acls": [],
+        "attrConfig": {"custom:tier": {"type": "string"}},
+        "OneCGNATRoute": "",
+        "randomizeClientPort": true,
+        "tagOwners": {"tag:web": ["autogroup:admin"]},
+        "autoApprovers": {"services": {"svc:web": ["tag:web"]}, "exitNode": ["autogroup:owner"]},
+    }"#;
+    let policy = Policy::parse(text).unwrap();
+    let said: Vec<_> = policy
+        .own_warnings()
+        .iter()
+        .map(|one| &one.message)
+        .collect();
+    assert_eq!(
+        said,
+        [
+            "\"attrConfig\": not enforced by Weir",
+            "\"OneCGNATRoute\": not enforced by Weir",
+            "\"randomizeClientPort\": not enforced by Weir",
+            "\"autogroup:admin\" is nobody here: Weir's users have no roles",
+            "\"autoApprovers.services\": not enforced by Weir",
+            "\"autogroup:owner\" is nobody here: Weir's users have no roles",
+        ]
+    );
+}
+
+#[test]
 fn what_is_probably_not_meant_is_a_warning() {
     let text = with_entry(
         r#"{"action": "accept", "src": ["alcie@example.com", "bob@"], "dst": ["office:22"], "proto": "gre"}"#,

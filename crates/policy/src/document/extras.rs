@@ -1,5 +1,6 @@
 //! The sections beside the rules: approvers, tests, SSH, node attributes.
 
+use super::NOT_ENFORCED;
 use super::reader::{array, fields, fields_or_older, lists, text, texts};
 use crate::{
     diagnostics::{Findings, Span},
@@ -58,7 +59,7 @@ pub(crate) struct NodeAttributes {
 }
 
 pub(super) fn auto_approvers(value: Spanned<Value>, findings: &mut Findings<'_>) -> AutoApprovers {
-    const FIELDS: [&str; 2] = ["exitNode", "routes"];
+    const FIELDS: [&str; 3] = ["exitNode", "routes", "services"];
     let mut approvers = AutoApprovers::default();
     let what = "autoApprovers";
     fields(value, what, &FIELDS, findings, |key, value, findings| {
@@ -66,6 +67,11 @@ pub(super) fn auto_approvers(value: Spanned<Value>, findings: &mut Findings<'_>)
         match key {
             "routes" => approvers.routes = lists(value, &what, findings),
             "exitNode" => approvers.exit_node = texts(value, &what, findings),
+            "services" => {
+                let message = format!("{what:?}: {NOT_ENFORCED}");
+                findings.warn(&value.span, message, None);
+                drop(lists(value, &what, findings));
+            }
             _ => return false,
         }
         true

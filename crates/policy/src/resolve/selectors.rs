@@ -41,8 +41,15 @@ impl Refusal {
         }
     }
 
-    pub(super) fn unsupported(text: &str) -> Self {
-        Self::new(format!("{text:?} is not supported by this version"), None)
+    /// For what the language has and Weir has not.
+    fn unsupported(text: &str) -> Self {
+        let help = match text {
+            "autogroup:shared" => "no machines are shared with this network: leave it out",
+            _ if is_role(text) => "users have no roles here: name them in a group",
+            _ => "there are no services here: name a tag, a host or an address",
+        };
+        let message = format!("{text:?} is not supported by this version");
+        Self::new(message, Some(help.to_owned()))
     }
 }
 
