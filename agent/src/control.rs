@@ -220,6 +220,9 @@ pub(crate) struct StatusReport {
     pub(crate) available: Vec<AvailableRoute>,
     /// The firewall's counters, by name.
     pub(crate) counters: BTreeMap<String, Counter>,
+    /// The source ports in use on a relay, by egress address and destination: the most first, and
+    /// not more than twenty.
+    pub(crate) ports: Vec<PortReport>,
     /// What the reconciler did since the daemon started.
     pub(crate) reconciler: weir_reconcile::Counters,
     /// The exit that was chosen with `--exit-node`.
@@ -233,6 +236,21 @@ pub(crate) struct StatusReport {
     pub(crate) warnings: Vec<String>,
     /// What could not be done, and is tried again.
     pub(crate) failures: Vec<ItemFailure>,
+}
+
+/// The source ports that connections take which leave with one address for one destination.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PortReport {
+    /// The address they leave with.
+    pub(crate) egress: IpAddr,
+    /// `tcp`, `udp` or `sctp`.
+    pub(crate) protocol: String,
+    /// Where they go.
+    pub(crate) destination: SocketAddr,
+    /// How many are in use.
+    pub(crate) ports: u32,
+    /// How many there are.
+    pub(crate) available: u32,
 }
 
 /// The exit that was chosen.

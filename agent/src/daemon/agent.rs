@@ -232,12 +232,27 @@ impl<H: Host> Agent<H> {
             self.reconciler.status().borrow().clone()
         };
         let connection = self.connection.borrow().clone();
+        let relays = self
+            .state()
+            .saved
+            .applied
+            .as_ref()
+            .is_some_and(|applied| !applied.node_settings().advertised.is_empty());
+        let ports = if up && relays {
+            self.host.ports_in_use().await.unwrap_or_else(|error| {
+                warn!(%error, "the ports in use cannot be counted");
+                Vec::new()
+            })
+        } else {
+            Vec::new()
+        };
         let state = self.state();
         status::report(
             &state.saved,
             state.ledger.map(),
             &kernel,
             &connection,
+            ports,
             state.ledger_problem.as_ref(),
             &self.keys.node,
         )

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, future::Future, net::IpAddr};
 use weir_diagnosis::{doctor::Examination, explain::HostView};
 use weir_kernel::{ExamineRequest, LinuxKernel, LookRequest, TraceRequest};
-use weir_kernel_plan::{HostFacts, Kernel, KernelError};
+use weir_kernel_plan::{HostFacts, Kernel, KernelError, PortUse};
 use weir_overlay::InterfaceName;
 use weir_protocol::HostInfo;
 
@@ -47,6 +47,12 @@ pub(crate) trait Host: Kernel + 'static {
         &self,
         request: &ExamineRequest,
     ) -> impl Future<Output = Result<Examination, KernelError>> + Send;
+
+    /// The source ports that relayed connections take.
+    ///
+    /// # Errors
+    /// [`KernelError`] when they cannot be counted.
+    fn ports_in_use(&self) -> impl Future<Output = Result<Vec<PortUse>, KernelError>> + Send;
 }
 
 impl Host for LinuxKernel {
@@ -68,6 +74,10 @@ impl Host for LinuxKernel {
 
     async fn examine(&self, request: &ExamineRequest) -> Result<Examination, KernelError> {
         self.examine(request).await
+    }
+
+    async fn ports_in_use(&self) -> Result<Vec<PortUse>, KernelError> {
+        self.ports_in_use().await
     }
 }
 

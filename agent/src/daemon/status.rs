@@ -3,15 +3,18 @@
 //! Pure.
 
 use std::collections::BTreeMap;
-use weir_kernel_plan::{Counter, NodeSettings, ObservedState, desired_state};
+use weir_kernel_plan::{Counter, NAT_PORTS, NodeSettings, ObservedState, PortUse, desired_state};
 use weir_overlay::{NodePrivateKey, TrafficClass};
 use weir_protocol::{ItemFailure, NetworkMap, Peer};
 use weir_reconcile::Status;
 
-use super::{saved::Saved, warnings::warnings};
+use super::{
+    saved::Saved,
+    warnings::{scarce_ports, warnings},
+};
 use crate::control::{
     AvailableRoute, CoordinatorReport, ExitReport, MapReport, NodeReport, NodeState, PeerReport,
-    RouteUse, StatusReport, WireguardReport,
+    PortReport, RouteUse, StatusReport, WireguardReport,
 };
 
 /// The connection to the coordinator.
@@ -31,6 +34,7 @@ pub(crate) fn report(
     map: Option<&NetworkMap>,
     kernel: &Status,
     connection: &Connection,
+    ports: Vec<PortUse>,
     ledger_problem: Option<&ItemFailure>,
     key: &NodePrivateKey,
 ) -> StatusReport {
@@ -85,7 +89,11 @@ pub(crate) fn report(
         warnings: match (map, &settings) {
             (Some(map), Some(settings)) => warnings(map, settings),
             (Some(_), None) | (None, _) => Vec::new(),
-        },
+        }
+        .into_iter()
+        .chain(scarce_ports(&ports))
+        .collect(),
+        ports: most_used(ports),
         failures: kernel
             .failures
             .iter()
@@ -93,6 +101,24 @@ pub(crate) fn report(
             .cloned()
             .collect(),
     }
+}
+
+/// How many destinations are shown, those with the most ports in use.
+const DESTINATIONS: usize = 20;
+
+fn most_used(mut ports: Vec<PortUse>) -> Vec<PortReport> {
+    ports.sort_by_key(|one| std::cmp::Reverse(one.ports));
+    ports.truncate(DESTINATIONS);
+    ports
+        .into_iter()
+        .map(|one| PortReport {
+            egress: one.egress,
+            protocol: one.protocol.to_string(),
+            destination: one.destination,
+            ports: one.ports,
+            available: NAT_PORTS,
+        })
+        .collect()
 }
 
 fn counters(observed: Option<&ObservedState>) -> BTreeMap<String, Counter> {

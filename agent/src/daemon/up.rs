@@ -146,6 +146,18 @@ impl<H: Host> Agent<H> {
                 "a node cannot use an exit node and be one: leave out one of --exit-node and --advertise-exit-node"
             );
         }
+        let advertised = route_checks::advertised(&settings, true);
+        if let Some(route) = settings
+            .egress_ip
+            .routes
+            .keys()
+            .find(|route| !advertised.contains(*route))
+        {
+            bail!(
+                "--egress-ip names {route}, which this host does not advertise: add it to \
+                 --advertise-routes, or leave it out"
+            );
+        }
         let before = saved
             .applied
             .as_ref()
@@ -443,7 +455,7 @@ fn preflight_request(
             WireguardChoice::Userspace => PlanChoice::Userspace,
         },
         advertised: route_checks::advertised(settings, facts.ipv6),
-        egress: settings.egress_ip.0.clone(),
+        egress: settings.egress_ip.all(),
         already_up: before.is_some(),
         force,
     }

@@ -2,7 +2,7 @@
 //!
 //! Pure.
 
-use weir_kernel_plan::NodeSettings;
+use weir_kernel_plan::{NAT_PORTS, NodeSettings, PortUse};
 use weir_protocol::NetworkMap;
 
 use crate::route_checks::{cut_off_peers_by, exits};
@@ -45,6 +45,22 @@ pub(crate) fn warnings(map: &NetworkMap, settings: &NodeSettings) -> Vec<String>
     warnings
 }
 
+/// From how many hundredths of the ports in use on they count as scarce.
+const SCARCE_PERCENT: u32 = 80;
+
+/// A sentence for each destination towards which an address runs out of ports.
+pub(crate) fn scarce_ports(ports: &[PortUse]) -> impl Iterator<Item = String> + '_ {
+    let scarce = |one: &&PortUse| one.ports >= NAT_PORTS / 100 * SCARCE_PERCENT;
+    ports.iter().filter(scarce).map(|one| {
+        format!(
+            "{} of {NAT_PORTS} source ports of {} are in use towards {} {}: when they run out, new \
+             connections there fail. Another relay, or another address for one of the routes \
+             (--egress-ip=ROUTE=ADDRESS), brings more",
+            one.ports, one.egress, one.protocol, one.destination
+        )
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,6 +84,25 @@ mod tests {
         ] {
             assert!(said.contains(part), "{said}");
         }
+    }
+
+    #[test]
+    fn ports_are_said_to_be_scarce_before_they_run_out() {
+        let of = |ports| PortUse {
+            egress: "203.0.113.7".parse().unwrap(),
+            protocol: weir_protocol::IpProtocol::TCP,
+            destination: "8.8.8.8:443".parse().unwrap(),
+            ports,
+        };
+        assert_eq!(scarce_ports(&[of(51_599)]).count(), 0);
+        let said: Vec<_> = scarce_ports(&[of(10), of(51_600)]).collect();
+        assert_eq!(said.len(), 1);
+        assert!(
+            said[0].starts_with(
+                "51600 of 64512 source ports of 203.0.113.7 are in use towards tcp 8.8.8.8:443"
+            ),
+            "{said:?}"
+        );
     }
 
     #[test]

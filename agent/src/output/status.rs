@@ -99,6 +99,7 @@ pub(crate) fn status(report: &StatusReport, now: u64) -> String {
     text.push_str(&table(&rows));
     text.push_str(&peers(report));
     text.push_str(&routes(report));
+    text.push_str(&ports(report));
     text.push_str(&denied(report));
     text.push_str(&repairs(report, now));
     text.push_str(&notices(&report.notices));
@@ -157,6 +158,28 @@ fn routes(report: &StatusReport) -> String {
         text.push_str(&format!("\nRoutes used:\n{}", table(&used)));
     }
     text
+}
+
+/// How many destinations are shown to a person.
+const DESTINATIONS: usize = 5;
+
+fn ports(report: &StatusReport) -> String {
+    let rows: Vec<_> = report
+        .ports
+        .iter()
+        .take(DESTINATIONS)
+        .map(|one| {
+            vec![
+                format!("from {}", one.egress),
+                format!("to {} {}", one.protocol, one.destination),
+                format!("{} of {}", one.ports, one.available),
+            ]
+        })
+        .collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    format!("\nSource ports in use:\n{}", table(&rows))
 }
 
 fn denied(report: &StatusReport) -> String {

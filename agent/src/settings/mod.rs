@@ -10,7 +10,7 @@ mod values;
 pub(crate) use file::{FileSettings, parse_file};
 pub(crate) use guard::{SettingCommand, explicit_after};
 pub(crate) use values::{
-    Addresses, CoordinatorUrl, CoordinatorUrls, Mtu, OrNone, Prefixes, Tags, WireguardChoice,
+    CoordinatorUrl, CoordinatorUrls, Egress, Mtu, OrNone, Prefixes, Tags, WireguardChoice,
 };
 
 use serde::{Deserialize, Serialize};
@@ -119,9 +119,10 @@ settings! {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     snat_subnet_routes, "snat-subnet-routes": bool = true;
 
-    /// The source address of relayed traffic, one of each family; an address of this host
-    #[arg(long, value_name = "IP[,IP6]")]
-    egress_ip, "egress-ip": Addresses = Addresses::default();
+    /// The source address of relayed traffic, one of each family, and of single routes; addresses
+    /// of this host
+    #[arg(long, value_name = "IP[,IP6][,ROUTE=IP]")]
+    egress_ip, "egress-ip": Egress = Egress::default();
 
     /// Where other nodes reach this host's WireGuard, when it cannot be seen from outside
     #[arg(long, value_name = "IP:PORT")]

@@ -2,7 +2,12 @@
 
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use std::{collections::BTreeSet, fmt, net::IpAddr, str::FromStr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+    str::FromStr,
+};
 use weir_kernel_plan::{MAX_MTU, MIN_MTU};
 use weir_overlay::{Tag, parse_prefix_list};
 
@@ -49,7 +54,7 @@ macro_rules! as_text {
     )*};
 }
 
-as_text!(Prefixes, Tags, Addresses);
+as_text!(Prefixes, Tags, Egress);
 
 /// A list of prefixes; `8.8.8.8` is `8.8.8.8/32`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -106,30 +111,67 @@ impl fmt::Display for Tags {
     }
 }
 
-/// Addresses, at most one of each family.
+/// Source addresses of relayed traffic: at most one of each family for all of it, and one for each
+/// single route.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Addresses(pub(crate) BTreeSet<IpAddr>);
+pub(crate) struct Egress {
+    /// Where no route says otherwise.
+    pub(crate) addresses: BTreeSet<IpAddr>,
+    /// What single routes say.
+    pub(crate) routes: BTreeMap<IpNet, IpAddr>,
+}
 
-impl FromStr for Addresses {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        let addresses = items(text)
-            .map(|item| {
-                item.parse::<IpAddr>()
-                    .map_err(|_| format!("\"{item}\" is not an address such as 203.0.113.7"))
-            })
-            .collect::<Result<BTreeSet<_>, _>>()?;
-        let of_v4 = addresses.iter().filter(|address| address.is_ipv4()).count();
-        if of_v4 > 1 || addresses.len() - of_v4 > 1 {
-            return Err("at most one IPv4 and one IPv6 address can be given".to_owned());
-        }
-        Ok(Self(addresses))
+impl Egress {
+    /// Every address that is named.
+    pub(crate) fn all(&self) -> BTreeSet<IpAddr> {
+        let of_routes = self.routes.values();
+        self.addresses.iter().chain(of_routes).copied().collect()
     }
 }
 
-impl fmt::Display for Addresses {
+impl FromStr for Egress {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut egress = Self::default();
+        for item in items(text) {
+            let (route, address) = match item.split_once('=') {
+                Some((route, address)) => (Some(route), address),
+                None => (None, item),
+            };
+            let address: IpAddr = address
+                .parse()
+                .map_err(|_| format!("\"{address}\" is not an address such as 203.0.113.7"))?;
+            let Some(route) = route else {
+                egress.addresses.insert(address);
+                continue;
+            };
+            for prefix in parse_prefix_list(route).map_err(|error| error.to_string())? {
+                if prefix.addr().is_ipv4() != address.is_ipv4() {
+                    return Err(format!("{prefix} and {address} are not of one family"));
+                }
+                if egress.routes.insert(prefix, address).is_some() {
+                    return Err(format!("{prefix} is given two addresses"));
+                }
+            }
+        }
+        let of_v4 = egress.addresses.iter().filter(|a| a.is_ipv4()).count();
+        if of_v4 > 1 || egress.addresses.len() - of_v4 > 1 {
+            return Err(
+                "at most one IPv4 and one IPv6 address can be given for all routes; one for a \
+                 route is written ROUTE=ADDRESS"
+                    .to_owned(),
+            );
+        }
+        Ok(egress)
+    }
+}
+
+impl fmt::Display for Egress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        join(f, self.0.iter())
+        let routes = self.routes.iter();
+        let routes = routes.map(|(route, address)| format!("{route}={address}"));
+        let addresses = self.addresses.iter().map(ToString::to_string);
+        join(f, addresses.chain(routes))
     }
 }
 
@@ -424,8 +466,23 @@ mod tests {
             "build,tag:ci".parse::<Tags>().unwrap().to_string(),
             "tag:build,tag:ci"
         );
-        assert!("203.0.113.7,203.0.113.8".parse::<Addresses>().is_err());
-        assert!("203.0.113.7,2001:db8::7".parse::<Addresses>().is_ok());
+        assert!("203.0.113.7,203.0.113.8".parse::<Egress>().is_err());
+        assert!("203.0.113.7,2001:db8::7".parse::<Egress>().is_ok());
+        let egress: Egress = "8.8.8.8=203.0.113.8, 203.0.113.7,0.0.0.0/0=203.0.113.9"
+            .parse()
+            .unwrap();
+        let shown = "203.0.113.7,0.0.0.0/0=203.0.113.9,8.8.8.8/32=203.0.113.8";
+        assert_eq!(egress.to_string(), shown);
+        assert_eq!(shown.parse::<Egress>().unwrap(), egress);
+        assert_eq!(egress.all().len(), 3);
+        for bad in [
+            "8.8.8.8=2001:db8::7",
+            "8.8.8.8=203.0.113.7,8.8.8.8/32=203.0.113.8",
+            "8.8.8.8=",
+            "8.8.8.9/24=203.0.113.7",
+        ] {
+            assert!(bad.parse::<Egress>().is_err(), "{bad}");
+        }
         assert_eq!("".parse::<OrNone<u16>>().unwrap(), OrNone(None));
         assert_eq!("1300".parse::<Mtu>(), Ok(Mtu(1300)));
         for bad in ["1279", "65456", "auto"] {

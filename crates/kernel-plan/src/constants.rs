@@ -64,6 +64,10 @@ pub const TUNNEL_MARK: u32 = 0x5700_0000;
 /// The bits of a packet mark that [`TUNNEL_MARK`] is compared in.
 pub const TUNNEL_MARK_MASK: u32 = 0xff00_0000;
 
+/// The mark on packets of this host that a program bound to another interface, and that take the
+/// tunnel all the same; in the bits of [`TUNNEL_MARK_MASK`].
+pub const REROUTED_MARK: u32 = 0x5600_0000;
+
 /// The nftables table, of family `inet`.
 pub const NFT_TABLE: &str = "weir";
 /// The group that denied packets are logged to (nflog).

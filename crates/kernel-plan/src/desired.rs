@@ -10,8 +10,9 @@ use weir_protocol::{NetworkMap, Peer, RouteState};
 
 use crate::{
     DesiredDevice, DesiredLink, DesiredPeer, DesiredState, IpFamily, KEEPALIVE_SECONDS, LinkMtu,
-    NodeRoutes, PATHS_AT_MOST, PolicyRule, Scope, SysctlKey, TUNNEL_MARK, WireguardBackend,
-    firewall::{DesiredFirewall, SourceTranslation},
+    NodeRoutes, PATHS_AT_MOST, PolicyRule, RELAYED_TABLE, Route, RouteTarget, Scope, SysctlKey,
+    TUNNEL_MARK, WireguardBackend,
+    firewall::{DesiredFirewall, RouteEgress, SourceTranslation},
     node_routes,
 };
 
@@ -37,6 +38,8 @@ pub struct NodeSettings {
     pub snat_subnet_routes: bool,
     /// Fixed source addresses of relayed traffic, one of each family at most.
     pub egress: BTreeSet<IpAddr>,
+    /// Fixed source addresses of what is relayed to single routes.
+    pub route_egress: BTreeMap<IpNet, IpAddr>,
     /// The routes this node advertises.
     pub advertised: BTreeSet<IpNet>,
     /// Whether the host has IPv6.
@@ -103,10 +106,24 @@ pub fn relay_sysctls(
     wanted
 }
 
+/// The public prefixes that are reached through relays, without the holes in them.
+fn relayed(routes: &BTreeSet<Route>) -> AddressSet {
+    let with = |wanted: fn(&RouteTarget) -> bool| -> AddressSet {
+        routes
+            .iter()
+            .filter(|route| route.table == RELAYED_TABLE && wanted(&route.target))
+            .map(|route| route.destination)
+            .collect()
+    };
+    with(|target| matches!(target, RouteTarget::Link { .. }))
+        .difference(&with(|target| *target == RouteTarget::NextRule))
+}
+
 fn firewall(
     map: &NetworkMap,
     settings: &NodeSettings,
     own: &BTreeSet<IpAddr>,
+    routes: &BTreeSet<Route>,
     rules: &BTreeSet<PolicyRule>,
 ) -> DesiredFirewall {
     let approved: Vec<_> = map
@@ -130,8 +147,18 @@ fn firewall(
         translation: SourceTranslation {
             subnets: settings.snat_subnet_routes,
             egress: settings.egress.clone(),
+            routes: settings
+                .route_egress
+                .iter()
+                .map(|(route, address)| RouteEgress {
+                    route: *route,
+                    sources: None,
+                    address: *address,
+                })
+                .collect(),
         },
         tunnel_port: (!rules.is_empty()).then_some(settings.listen_port),
+        relayed: relayed(routes),
     }
 }
 
@@ -180,7 +207,7 @@ pub fn desired_state(
         },
         peers: peers.collect(),
         sysctls,
-        firewall: firewall(map, settings, &own, &rules),
+        firewall: firewall(map, settings, &own, &routes, &rules),
         rules,
         routes,
     }

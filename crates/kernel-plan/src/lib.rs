@@ -28,7 +28,7 @@ pub use constants::*;
 pub use desired::{NodeSettings, desired_state, relay_sysctls, scope};
 pub use drift::{Area, Author, Change, area, found};
 pub use plan::{plan, plan_teardown};
-pub use ports::{Counter, HostFacts, Kernel, KernelError, LinkFact, PortFact};
+pub use ports::{Counter, HostFacts, Kernel, KernelError, LinkFact, NAT_PORTS, PortFact, PortUse};
 pub use preflight::{Effects, PreflightRequest, Refusal, Refusals, WireguardChoice, preflight};
 use routes::{NodeRoutes, node_routes};
 pub use state::{

@@ -4,8 +4,10 @@ use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
     future::Future,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
 };
+
+use weir_protocol::IpProtocol;
 
 use crate::{Change, LinkKind, ObservedState, Scope, Step};
 
@@ -28,6 +30,24 @@ pub struct Counter {
     pub packets: u64,
     /// Bytes.
     pub bytes: u64,
+}
+
+/// How many source ports an egress address has towards one destination: those that the kernel
+/// gives connections from ports above 1023 (`nf_nat_l4proto_unique_tuple`: 1024 to 65535).
+pub const NAT_PORTS: u32 = 64_512;
+
+/// Source ports in use by connections that leave with one address for one destination. When
+/// [`NAT_PORTS`] are, new connections there fail.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PortUse {
+    /// The address they leave with.
+    pub egress: IpAddr,
+    /// Their protocol.
+    pub protocol: IpProtocol,
+    /// Where they go.
+    pub destination: SocketAddr,
+    /// How many.
+    pub ports: u32,
 }
 
 /// What is known of a link by our name.

@@ -31,6 +31,7 @@ fn settings(advertised: &[&str]) -> NodeSettings {
         exit_node_allow_lan_access: false,
         snat_subnet_routes: true,
         egress: BTreeSet::new(),
+        route_egress: BTreeMap::new(),
         advertised: advertised.iter().map(|p| p.parse().unwrap()).collect(),
         ipv6: true,
         autoconfigured_links: BTreeSet::new(),

@@ -5,14 +5,14 @@ use std::{
     fs,
     net::{Ipv4Addr, Ipv6Addr},
 };
-use weir_kernel_plan::{HostFacts, KernelError, LinkFact, PortFact, SysctlKey};
+use weir_kernel_plan::{HostFacts, KernelError, LinkFact, PortFact, PortUse, SysctlKey};
 use weir_overlay::InterfaceName;
 
 use crate::{
     addresses::{self, LinkAddress},
     firewall, links,
     linux::LinuxKernel,
-    routes, sysctl,
+    port_use, routes, sysctl,
     userspace::udp,
 };
 
@@ -72,6 +72,14 @@ impl LinuxKernel {
             connected_networks: connected_networks(&addresses, &names, own_index),
             link: link.map_or(LinkFact::Absent, |link| LinkFact::Present(link.kind)),
         })
+    }
+
+    /// The source ports that relayed connections take, by source address and destination.
+    ///
+    /// # Errors
+    /// [`KernelError`] when the kernel does not list its connections.
+    pub async fn ports_in_use(&self) -> Result<Vec<PortUse>, KernelError> {
+        port_use::ports_in_use().await
     }
 
     /// Links whose IPv6 default route a router advertised, and that stop listening to it once

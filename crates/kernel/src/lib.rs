@@ -7,7 +7,8 @@
 //! - `netlink.rs` is the one rtnetlink session; `links.rs`, `addresses.rs`, `routes.rs`,
 //!   `rules.rs` and `path.rs` speak over it;
 //! - `wireguard.rs` reads and changes WireGuard devices, the kernel's and the userspace one alike;
-//! - `firewall.rs` runs `nft`, `conntrack.rs` forgets connections, `sysctl.rs` reads and writes
+//! - `firewall.rs` runs `nft`, `conntrack.rs` forgets connections,
+//!   `port_use.rs` counts theirs, `sysctl.rs` reads and writes
 //!   kernel settings;
 //! - `look/` reads what a diagnosis needs: ways, rules, other programs' firewalls;
 //! - `changes.rs` waits for the kernel to say that something changed, `watch.rs` looks again at
@@ -30,6 +31,7 @@ mod look;
 mod netlink;
 mod nftables;
 mod path;
+mod port_use;
 mod routes;
 mod rules;
 mod sysctl;

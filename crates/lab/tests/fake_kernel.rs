@@ -69,8 +69,10 @@ fn desired(backend: WireguardBackend) -> DesiredState {
             translation: SourceTranslation {
                 subnets: true,
                 egress: BTreeSet::new(),
+                routes: Vec::new(),
             },
             tunnel_port: None,
+            relayed: AddressSet::default(),
         },
     }
 }

@@ -189,8 +189,10 @@ fn firewall(grants: Vec<Grant>, served: AddressSet) -> DesiredFirewall {
         translation: SourceTranslation {
             subnets: true,
             egress: BTreeSet::new(),
+            routes: Vec::new(),
         },
         tunnel_port: None,
+        relayed: AddressSet::empty(),
     }
 }
 

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use std::{cell::RefCell, collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 use weir_kernel_plan::firewall::{
     DENIED_RELAY, DENIED_SPOOFED, DENIED_TO_OVERLAY, DesiredFirewall, FirewallChange,
-    ObservedFirewall, SourceTranslation, Table, change,
+    ObservedFirewall, RouteEgress, SourceTranslation, Table, change,
 };
 use weir_lab::{Lab, Node, Ping, Spawned, patient, program, wait_until};
 use weir_overlay::{AddressRange, AddressSet, GrantId, InterfaceName};
@@ -61,8 +61,10 @@ fn firewall(grants: Vec<Grant>) -> DesiredFirewall {
         translation: SourceTranslation {
             subnets: true,
             egress: BTreeSet::new(),
+            routes: Vec::new(),
         },
         tunnel_port: None,
+        relayed: AddressSet::default(),
     }
 }
 
@@ -169,7 +171,8 @@ impl Network {
             .trim()
             .strip_prefix("you are ")
             .and_then(|at| at.rsplit_once(':'));
-        Ok(seen.map(|(address, _)| address.parse()).transpose()?)
+        let plain = |address: &str| address.trim_matches(['[', ']']).parse();
+        Ok(seen.map(|(address, _)| plain(address)).transpose()?)
     }
 }
 
@@ -339,6 +342,106 @@ fn a_relay_with_a_fixed_source_address_uses_it() {
     let seen = network.ask(ALICE, "tcp", "10.20.0.5:443").unwrap();
     assert_eq!(seen, Some(ALICE.parse().unwrap()));
     assert_eq!(network.ask(ALICE, "tcp", "8.8.8.8:443").unwrap(), fixed);
+    network.lab.finish().unwrap();
+}
+
+#[test]
+fn each_route_and_source_leaves_with_its_own_address() {
+    let network = Network::new().unwrap();
+    for address in ["203.0.113.8/24", "203.0.113.9/24"] {
+        network.relay.address("eth0", address).unwrap();
+    }
+    let all = &["100.64.0.0/10"];
+    let mut desired = firewall(vec![grant(1, all, 6, &["0.0.0.0/0"], (443, 443))]);
+    let choice = |route: &str, sources: Option<&str>, address: &str| RouteEgress {
+        route: route.parse().unwrap(),
+        sources: sources.map(|source| set(&[source])),
+        address: address.parse().unwrap(),
+    };
+    desired.translation.routes = vec![
+        choice("8.8.8.8/32", Some(BOB), "203.0.113.9"),
+        choice("8.8.8.8/32", None, "203.0.113.8"),
+        choice("10.20.0.0/24", Some(BOB), "203.0.113.8"),
+    ];
+    network.load(&desired).unwrap();
+    for (from, to, address) in [
+        (ALICE, "8.8.8.8:443", "203.0.113.8"),
+        (BOB, "8.8.8.8:443", "203.0.113.9"),
+        (ALICE, "10.20.0.5:443", RELAY),
+        (BOB, "10.20.0.5:443", "203.0.113.8"),
+    ] {
+        let seen = network.ask(from, "tcp", to).unwrap();
+        assert_eq!(seen, Some(address.parse().unwrap()), "{from} to {to}");
+    }
+    // Another choice is another transaction, for connections that begin after it.
+    desired.translation.routes.remove(0);
+    network.load(&desired).unwrap();
+    let seen = network.ask(BOB, "tcp", "8.8.8.8:443").unwrap();
+    assert_eq!(seen, Some("203.0.113.8".parse().unwrap()));
+    network.lab.finish().unwrap();
+}
+
+#[test]
+fn ipv6_leaves_with_the_relays_address_or_as_it_is() {
+    let network = Network::new().unwrap();
+    // A tunnel asks for no neighbours, and the firewall drops who does: both ends have the address
+    // that either sends to without asking.
+    let quiet = "link set weir0 address 02:00:00:00:00:01 arp off";
+    network.clients.ip(quiet).unwrap();
+    network.relay.ip(quiet).unwrap();
+    network
+        .clients
+        .ip("address add fd77:6569:7200::2/128 dev weir0 nodad\n\
+             route add fd77:6569:7200::1 dev weir0\n\
+             route add default via fd77:6569:7200::1 dev weir0")
+        .unwrap();
+    network
+        .relay
+        .ip("address add fd77:6569:7200::1/128 dev weir0 nodad\n\
+             route add fd77:6569:7200::/48 dev weir0\n\
+             address add 2001:db8::7/64 dev eth0 nodad\n\
+             address add 2001:db8::9/64 dev eth0 nodad\n\
+             route add default via 2001:db8::1")
+        .unwrap();
+    network
+        .service
+        .ip("address add 2001:db8::1/64 dev eth0 nodad\n\
+             address add 2001:4860:4860::8888/128 dev lo\n\
+             address add fd00:20::5/128 dev lo\n\
+             route add fd77:6569:7200::/48 via 2001:db8::7")
+        .unwrap();
+    let host = program("weir-lab-host").unwrap();
+    let host = host.to_string_lossy();
+    let serve = "serve --address 2001:4860:4860::8888 --address fd00:20::5 --tcp 443";
+    let server = network
+        .service
+        .spawn([&*host].into_iter().chain(serve.split_whitespace()))
+        .unwrap();
+    server
+        .wait_for_log("listening", patient(Duration::from_secs(5)))
+        .unwrap();
+    let client = "fd77:6569:7200::2";
+    let mut desired = firewall(vec![grant(1, &[client], 6, &["::/0"], (443, 443))]);
+    desired.own_addresses = set(&["100.64.0.1", "fd77:6569:7200::1"]);
+    desired.served = set(&["2001:4860:4860::8888", "fd00:20::/64"]);
+    let seen = |to: &str| network.ask(client, "tcp", to).unwrap();
+    let is = |address: &str| Some(address.parse::<IpAddr>().unwrap());
+    let (public, private) = ("[2001:4860:4860::8888]:443", "[fd00:20::5]:443");
+
+    network.load(&desired).unwrap();
+    assert!(seen(public).is_some_and(|address| address.to_string().starts_with("2001:db8::")));
+    desired.translation.egress = ["2001:db8::9".parse().unwrap()].into();
+    network.load(&desired).unwrap();
+    assert_eq!(
+        (seen(public), seen(private)),
+        (is("2001:db8::9"), is("2001:db8::9"))
+    );
+    desired.translation.subnets = false;
+    network.load(&desired).unwrap();
+    assert_eq!(
+        (seen(public), seen(private)),
+        (is("2001:db8::9"), is(client))
+    );
     network.lab.finish().unwrap();
 }
 

@@ -67,8 +67,10 @@ fn firewall(round: u32, sometimes: bool) -> DesiredFirewall {
         translation: SourceTranslation {
             subnets: true,
             egress: BTreeSet::new(),
+            routes: Vec::new(),
         },
         tunnel_port: None,
+        relayed: AddressSet::empty(),
     }
 }
 

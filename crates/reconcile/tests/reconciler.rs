@@ -93,6 +93,7 @@ fn settings() -> NodeSettings {
         exit_node_allow_lan_access: false,
         snat_subnet_routes: true,
         egress: BTreeSet::new(),
+        route_egress: BTreeMap::new(),
         advertised: BTreeSet::from(["8.8.8.8/32".parse().unwrap()]),
         ipv6: false,
         autoconfigured_links: BTreeSet::new(),

@@ -14,7 +14,9 @@ use weir_diagnosis::{
     OtherFirewalls, RouteAnswer, RouteOut, doctor::Examination, explain::HostView,
 };
 use weir_kernel::{ExamineRequest, LookRequest, TraceRequest};
-use weir_kernel_plan::{HostFacts, KernelError, LinkFact, LinkKind, NodeSettings, PortFact};
+use weir_kernel_plan::{
+    HostFacts, KernelError, LinkFact, LinkKind, NodeSettings, PortFact, PortUse,
+};
 use weir_lab::FakeKernel;
 use weir_overlay::{Generation, InterfaceName, KeyId, NodeId, NodePublicKey};
 use weir_protocol::{
@@ -80,6 +82,10 @@ impl Host for FakeKernel {
             mtus: BTreeMap::new(),
             others: OtherFirewalls::default(),
         })
+    }
+
+    async fn ports_in_use(&self) -> Result<Vec<PortUse>, KernelError> {
+        Ok(Vec::new())
     }
 }
 

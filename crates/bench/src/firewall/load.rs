@@ -83,8 +83,10 @@ pub(super) fn firewall(grants: u32) -> Result<DesiredFirewall> {
         translation: SourceTranslation {
             subnets: true,
             egress: BTreeSet::new(),
+            routes: Vec::new(),
         },
         tunnel_port: None,
+        relayed: AddressSet::default(),
     })
 }
 

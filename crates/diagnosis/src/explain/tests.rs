@@ -57,6 +57,7 @@ fn settings() -> NodeSettings {
         exit_node_allow_lan_access: false,
         snat_subnet_routes: true,
         egress: BTreeSet::new(),
+        route_egress: BTreeMap::new(),
         advertised: BTreeSet::new(),
         ipv6: false,
         autoconfigured_links: BTreeSet::new(),

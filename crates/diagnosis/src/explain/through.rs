@@ -296,13 +296,8 @@ fn source_address(
         );
         return;
     }
-    let fixed = firewall
-        .translation
-        .egress
-        .iter()
-        .find(|egress| egress.is_ipv4() == address.is_ipv4());
-    match (fixed, host.outward.out()) {
-        (Some(fixed), _) if host.addresses.contains(fixed) => checks.passed(
+    match (firewall.egress_for(source, address), host.outward.out()) {
+        (Some(fixed), _) if host.addresses.contains(&fixed) => checks.passed(
             "source address",
             format!("{address} sees {fixed} (--egress-ip)"),
         ),
@@ -311,7 +306,7 @@ fn source_address(
             format!("--egress-ip is {fixed}, and this host has no such address: answers are lost"),
             [Remedy::here(format!(
                 "ip address add {} dev {}",
-                IpNet::from(*fixed),
+                IpNet::from(fixed),
                 out.map_or("LINK", |out| out.link.as_str())
             ))],
         ),

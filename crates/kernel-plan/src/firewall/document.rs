@@ -6,7 +6,7 @@ use nftables::{
         BinaryOperation, CT, Expression, Fib, FibFlag, FibResult, Map, Meta, MetaKey,
         NamedExpression, Payload, PayloadField, Prefix, RT, RTKey, Range, SetItem, TcpOption,
     },
-    stmt::{self, JumpTarget, Log, Mangle, Match, NATFamily, Operator, Statement},
+    stmt::{self, JumpTarget, Log, Mangle, Match, NATFamily, NATFlag, Operator, Statement},
 };
 use serde::Serialize;
 use std::net::IpAddr;
@@ -247,8 +247,19 @@ pub(super) fn log(prefix: &'static str) -> Stmt {
     })))
 }
 
+/// A source translation. Ports are drawn at random: they tell nobody which connections there are,
+/// and two connections that begin at once do not try for the same one.
+fn translation(addr: Option<Expr>, family: Option<NATFamily>) -> stmt::NAT<'static> {
+    stmt::NAT {
+        addr,
+        family,
+        port: None,
+        flags: Some([NATFlag::FullyRandom].into_iter().collect()),
+    }
+}
+
 pub(super) fn masquerade() -> Stmt {
-    Stmt::Known(Statement::Masquerade(None))
+    Stmt::Known(Statement::Masquerade(Some(translation(None, None))))
 }
 
 pub(super) fn source_address(address: &IpAddr) -> Stmt {
@@ -257,12 +268,11 @@ pub(super) fn source_address(address: &IpAddr) -> Stmt {
     } else {
         NATFamily::IP6
     };
-    Stmt::Known(Statement::SNAT(Some(stmt::NAT {
-        addr: Some(text(&address.to_string())),
-        family: Some(family),
-        port: None,
-        flags: None,
-    })))
+    let address = text(&address.to_string());
+    Stmt::Known(Statement::SNAT(Some(translation(
+        Some(address),
+        Some(family),
+    ))))
 }
 
 /// Lowers the segment size that a TCP handshake offers to what the route's MTU carries.

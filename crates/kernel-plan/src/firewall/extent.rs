@@ -37,6 +37,7 @@ impl DesiredFirewall {
         both.exit = self.exit && other.exit;
         both.translation = other.translation.clone();
         both.tunnel_port = other.tunnel_port;
+        both.relayed = other.relayed.clone();
         both
     }
 

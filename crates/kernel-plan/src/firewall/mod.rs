@@ -6,6 +6,7 @@ mod document;
 mod extent;
 mod listing;
 mod narrow;
+mod nat;
 mod numbering;
 mod ruleset;
 mod table;
@@ -16,6 +17,7 @@ pub use listing::TableParts;
 pub use ruleset::{DENIED_HOST, DENIED_RELAY, DENIED_SPOOFED, DENIED_TO_OVERLAY, GRANTED};
 pub use table::Table;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,6 +38,22 @@ pub struct SourceTranslation {
     /// The fixed IPv4 and IPv6 source addresses (`--egress-ip`), one of each family at most;
     /// the address of the outgoing link (masquerade) where there is none.
     pub egress: BTreeSet<IpAddr>,
+    /// What single routes say instead.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<RouteEgress>,
+}
+
+/// With which address what is relayed to one route leaves.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RouteEgress {
+    /// The route. Of several that hold a destination, the longest decides.
+    pub route: IpNet,
+    /// Whose traffic: overlay addresses; everybody's when there are none. Of several choices for
+    /// one source, the first counts.
+    #[serde(default)]
+    pub sources: Option<AddressSet>,
+    /// The address. Without effect when it is of the other family.
+    pub address: IpAddr,
 }
 
 /// What the firewall should say.
@@ -56,6 +74,11 @@ pub struct DesiredFirewall {
     /// answers take, which is not the tunnel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tunnel_port: Option<u16>,
+    /// What this node reaches through relays: public prefixes, looked up before `main`. A resolver
+    /// that binds its packets to the interface of a host route (`IP_UNICAST_IF`, as
+    /// systemd-resolved does) would pass the tunnel by; its packets are routed again.
+    #[serde(default, skip_serializing_if = "AddressSet::is_empty")]
+    pub relayed: AddressSet,
 }
 
 /// What this agent loaded last.

@@ -43,7 +43,9 @@ impl Numbered {
             .flat_map(|set| &set.elements)
             .filter_map(|(key, value)| match value {
                 Value::Class(class) => Some((*key, *class)),
-                Value::Present | Value::Grant(_) | Value::Comment(_) => None,
+                Value::Present | Value::Grant(_) | Value::Translation(_) | Value::Comment(_) => {
+                    None
+                }
             })
             .collect();
         let mut shared: BTreeMap<(usize, u32), usize> = BTreeMap::new();

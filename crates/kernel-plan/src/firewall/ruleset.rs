@@ -34,11 +34,14 @@ use super::{
         set_ct_mark, set_packet_mark, source_address, text, to_link,
     },
     narrow::{Tiers, split},
+    nat::{ROUTES_OUT, Way, Ways, translation_chain},
     numbering::{Numbered, source},
     table::{Key, Shape, Table, Value},
     transaction::class_chain,
 };
-use crate::{CT_GENERATION_MASK, CT_GENERATION_SHIFT, TUNNEL_MARK, TUNNEL_MARK_MASK};
+use crate::{
+    CT_GENERATION_MASK, CT_GENERATION_SHIFT, REROUTED_MARK, TUNNEL_MARK, TUNNEL_MARK_MASK,
+};
 
 /// Packets that were to be relayed, and no grant allows it.
 pub const DENIED_RELAY: &str = "denied_relay";
@@ -59,6 +62,8 @@ pub(super) const COUNTERS: [&str; 5] = [
     DENIED_SPOOFED,
     GRANTED,
 ];
+/// The sets of what this node reaches through relays.
+const RELAYED: &str = "relayed";
 const LOG_RATE: u32 = 5;
 const LOG_BURST: u32 = 10;
 /// Sources that denials are rate-limited for at once; more share no log line, and are counted.
@@ -226,6 +231,7 @@ impl Body<'_> {
                 .rule("prerouting", vec![from_link(link), leave()]);
         }
         self.tunnel_packets(desired.tunnel_port);
+        self.rerouted(&desired.relayed);
         self.base_rules();
         self.judgement();
         self.look_ups();
@@ -262,6 +268,13 @@ impl Body<'_> {
                 &of(&desired.own_addresses),
             );
             document.interval_set(&format!("subnets{suffix}"), address, &of(&subnets));
+            if !desired.relayed.is_empty() {
+                document.interval_set(
+                    &format!("{RELAYED}{suffix}"),
+                    address,
+                    &of(&desired.relayed),
+                );
+            }
             let (mut single, mut wide) = (Vec::new(), Vec::new());
             for (range, class) in classes
                 .sources()
@@ -279,6 +292,9 @@ impl Body<'_> {
             };
             document.set(&format!("sources{suffix}"), shape(false), single);
             document.set(&format!("source_ranges{suffix}"), shape(true), wide);
+        }
+        for family in FAMILIES {
+            self.translation_maps(desired, family);
         }
         for (class, reach) in classes.reach() {
             self.document.chain(&class_chain(class));
@@ -348,6 +364,32 @@ impl Body<'_> {
         }
     }
 
+    /// From a destination, and from a source, to the address that a connection leaves with.
+    fn translation_maps(&mut self, desired: &DesiredFirewall, family: Family) {
+        let ways = Ways::new(desired, family.ipv4);
+        let shape = Shape::Classes {
+            key: family.address,
+            interval: true,
+        };
+        let elements = |leading: Vec<(AddressRange, u32)>| {
+            leading
+                .into_iter()
+                .map(|(range, number)| (source(range), Value::Translation(number)))
+                .collect()
+        };
+        if ways.has_choices() {
+            let map = format!("{ROUTES_OUT}{}", family.suffix);
+            self.document.set(&map, shape, elements(ways.by_route()));
+        }
+        for (number, way) in ways.chains() {
+            if let Way::BySource(by_source) = way {
+                let map = format!("{}_sources{}", translation_chain(number), family.suffix);
+                self.document
+                    .set(&map, shape, elements(by_source.leading.clone()));
+            }
+        }
+    }
+
     fn narrow(&mut self, tiers: Tiers<'_>) {
         for (family, narrow) in FAMILIES.into_iter().zip([tiers.narrow4, tiers.narrow6]) {
             let [ports, hosts, ..] = key_types(family.ipv4);
@@ -372,7 +414,9 @@ impl Body<'_> {
             .flat_map(|set| &set.elements)
             .filter_map(|(_, value)| match value {
                 Value::Grant(id) => Some(*id),
-                Value::Present | Value::Class(_) | Value::Comment(_) => None,
+                Value::Present | Value::Class(_) | Value::Translation(_) | Value::Comment(_) => {
+                    None
+                }
             })
             .collect();
         let elements = grants
@@ -394,6 +438,33 @@ impl Body<'_> {
     fn current(&self) -> Vec<Stmt> {
         let generation = masked(ct("mark"), CT_GENERATION_MASK);
         vec![is(generation, integer(self.mark)), accept()]
+    }
+
+    /// A new mark has the kernel route a packet again, which then takes the tunnel and needs its
+    /// address: that of the other interface means nothing there.
+    fn rerouted(&mut self, relayed: &AddressSet) {
+        if relayed.is_empty() {
+            return;
+        }
+        self.document
+            .base_chain("reroute", NfChainType::Route, NfHook::Output, -150);
+        let mark = || masked(meta(MetaKey::Mark), TUNNEL_MARK_MASK);
+        for family in FAMILIES {
+            let to = text(&format!("@{RELAYED}{}", family.suffix));
+            let elsewhere = vec![
+                not_to_link(self.link),
+                is(payload(family.header, "daddr"), to),
+                is_not(mark(), integer(TUNNEL_MARK)),
+                set_packet_mark(REROUTED_MARK, TUNNEL_MARK_MASK),
+            ];
+            self.document.rule("reroute", elsewhere);
+        }
+        let into_the_tunnel = vec![
+            to_link(self.link),
+            is(mark(), integer(REROUTED_MARK)),
+            masquerade(),
+        ];
+        self.document.rule("postrouting", into_the_tunnel);
     }
 
     /// Before routing, where the kernel checks the source.
@@ -563,14 +634,28 @@ impl Body<'_> {
             }
         }
         for family in FAMILIES {
-            let fixed = desired
-                .translation
-                .egress
-                .iter()
-                .find(|ip| ip.is_ipv4() == family.ipv4);
+            let ways = Ways::new(desired, family.ipv4);
+            if ways.has_choices() {
+                let map = format!("{ROUTES_OUT}{}", family.suffix);
+                let mut chosen = relayed.to_vec();
+                chosen.push(look_up(payload(family.header, "daddr"), &map));
+                self.document.rule("postrouting", chosen);
+            }
+            for (number, way) in ways.chains() {
+                let chain = translation_chain(number);
+                if let Way::BySource(_) = way {
+                    let map = format!("{chain}_sources{}", family.suffix);
+                    let by_source = look_up(payload(family.header, "saddr"), &map);
+                    self.document.rule(&chain, vec![by_source]);
+                }
+                let address = way.address();
+                let source = address.map_or_else(masquerade, |address| source_address(&address));
+                self.document.rule(&chain, vec![source]);
+            }
             let mut leaving = relayed.to_vec();
             leaving.push(is(meta(MetaKey::Nfproto), text(family.protocol)));
-            leaving.push(fixed.map_or_else(masquerade, source_address));
+            let fixed = ways.default_address();
+            leaving.push(fixed.map_or_else(masquerade, |address| source_address(&address)));
             self.document.rule("postrouting", leaving);
         }
     }

@@ -30,6 +30,8 @@ pub(super) enum Value {
     Grant(GrantId),
     /// The class of a source: its chain.
     Class(u32),
+    /// The chain that gives a connection its source address.
+    Translation(u32),
     /// Where the policy says so.
     Comment(Arc<str>),
 }

@@ -10,6 +10,7 @@ use weir_protocol::PortRange;
 
 use super::{
     document::{Stmt, go, range},
+    nat::translation_chain,
     table::{Chain, Key, Set, Shape, Value},
 };
 use crate::NFT_TABLE;
@@ -95,6 +96,9 @@ impl Serialize for Elements<'_> {
                 Value::Present => list.serialize_element(&key)?,
                 Value::Grant(id) => list.serialize_element(&(key, id.0))?,
                 Value::Class(class) => list.serialize_element(&(key, go(&class_chain(class))))?,
+                Value::Translation(number) => {
+                    list.serialize_element(&(key, go(&translation_chain(*number))))?;
+                }
                 Value::Comment(comment) if comment.is_empty() => list.serialize_element(&key)?,
                 Value::Comment(comment) => list.serialize_element(
                     &json!({ "elem": { "val": key, "comment": comment.as_ref() } }),

@@ -1,7 +1,7 @@
 //! The nftables table on the real kernel.
 
-use crate::support::{Node, apply, kernel, observe, output, run, scope};
-use std::sync::Arc;
+use crate::support::{Node, add_cable, apply, kernel, observe, output, run, scope};
+use std::{collections::BTreeSet, net::UdpSocket, os::fd::AsRawFd, sync::Arc};
 use weir_kernel::{KernelOptions, LinuxKernel};
 use weir_kernel_plan::{
     Kernel, Step,
@@ -138,9 +138,11 @@ fn firewall(grants: u16) -> DesiredFirewall {
         grants: all,
         translation: SourceTranslation {
             subnets: true,
-            egress: std::collections::BTreeSet::new(),
+            egress: BTreeSet::new(),
+            routes: Vec::new(),
         },
         tunnel_port: None,
+        relayed: AddressSet::default(),
     }
 }
 
@@ -235,5 +237,81 @@ fn what_others_do_to_the_table_is_found_and_to_their_own_is_not() {
             put_in_force(&kernel, &firewall(20), None).await;
             assert!(as_it_was().await);
         }
+    });
+}
+
+/// Has a socket's packets leave by a link, as systemd-resolved does for the resolver of a link.
+#[expect(unsafe_code, reason = "nix has no name for this option")]
+fn leave_by(socket: &UdpSocket, link: &str) {
+    let shown = run(&format!("ip -o link show {link}"));
+    let index: u32 = shown.split(':').next().unwrap().parse().unwrap();
+    let index = index.to_be();
+    // SAFETY: the option takes a pointer to four bytes and their number.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_UNICAST_IF,
+            (&raw const index).cast(),
+            4,
+        )
+    };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+}
+
+#[test]
+fn a_resolver_bound_to_a_link_takes_the_tunnel_all_the_same() {
+    Node::new().run(|| async {
+        let kernel = kernel();
+        for (link, address) in [("lan0", "192.168.1.2/24"), ("weir0", "100.64.0.2/32")] {
+            add_cable(link);
+            run(&format!("ip address add {address} dev {link}"));
+        }
+        run("ip neigh add 192.168.1.1 lladdr 02:00:00:00:00:01 dev lan0");
+        run("ip neigh add 8.8.8.8 lladdr 02:00:00:00:00:02 dev weir0");
+        // As networkd makes it for a resolver that DHCP named.
+        run("ip route add 8.8.8.8 via 192.168.1.1 dev lan0 proto dhcp src 192.168.1.2");
+        run("ip route add 8.8.8.8 dev weir0 src 100.64.0.2 table 5701");
+        run("ip rule add pref 5710 not fwmark 0x57000000/0xff000000 lookup 5701");
+        let desired = DesiredFirewall {
+            own_addresses: set("100.64.0.2"),
+            served: AddressSet::default(),
+            exit: false,
+            grants: Vec::new(),
+            translation: SourceTranslation {
+                subnets: true,
+                egress: BTreeSet::new(),
+                routes: Vec::new(),
+            },
+            tunnel_port: Some(51920),
+            relayed: set("8.8.8.8"),
+        };
+        let asks = || {
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            leave_by(&socket, "lan0");
+            socket.connect("8.8.8.8:53").unwrap();
+            socket.send(b"where do I go?").unwrap();
+            let port = socket.local_addr().unwrap().port();
+            run("conntrack -L -p udp")
+                .lines()
+                .find(|line| line.contains(&format!("sport={port} ")))
+                .map(str::to_owned)
+        };
+        run("nft add table inet seen");
+        run("nft add chain inet seen out { type filter hook postrouting priority 300 ; }");
+        run("nft add rule inet seen out oifname weir0 ip daddr 8.8.8.8 counter");
+        let in_the_tunnel = || {
+            let rules = run("nft list chain inet seen out");
+            let count = rules.split("counter packets ").nth(1).unwrap();
+            count.split(' ').next().unwrap().parse::<u32>().unwrap()
+        };
+        asks();
+        assert_eq!(in_the_tunnel(), 0, "it needs no new way");
+        let ruleset = change(&desired, &"weir0".parse().unwrap(), None, None).document;
+        kernel.apply(&scope(), &load(&ruleset)).await.unwrap();
+        let known = asks().unwrap();
+        assert_eq!(in_the_tunnel(), 1);
+        // And is answered at the address that the tunnel knows.
+        assert!(known.contains("dst=100.64.0.2"), "{known}");
     });
 }

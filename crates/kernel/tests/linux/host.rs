@@ -271,3 +271,55 @@ fn an_overrun_is_a_change() {
         timeout(Duration::from_secs(2), kernel.changed()).await.unwrap();
     });
 }
+
+#[test]
+fn ports_in_use_are_counted_by_address_and_destination() {
+    Node::new().run(|| async {
+        add_cable("wan0");
+        run("ip address add 203.0.113.7/24 dev wan0");
+        run("ip address add 203.0.113.8/24 dev wan0");
+        run("ip neigh add 203.0.113.1 lladdr 02:00:00:00:00:01 dev wan0");
+        run("ip route add default via 203.0.113.1");
+        for command in [
+            "add table inet ours",
+            "add chain inet ours out { type filter hook output priority 0 ; }",
+            "add chain inet ours leave { type nat hook postrouting priority 100 ; }",
+            // What is not marked is not ours, and what is not translated takes no port.
+            "add rule inet ours out udp dport { 53, 123 } ct mark set 0x00100001",
+            "add rule inet ours leave udp dport { 53, 99 } snat ip to 203.0.113.8 fully-random",
+        ] {
+            run(&format!("nft {command}"));
+        }
+        let send = |to: &str| {
+            let socket = UdpSocket::bind("203.0.113.7:0").unwrap();
+            socket.send_to(b"x", to).unwrap();
+        };
+        for _connection in 0..40 {
+            send("8.8.8.8:53");
+        }
+        for to in ["8.8.4.4:53", "8.8.8.8:123", "8.8.8.8:99"] {
+            send(to);
+        }
+        let found: Vec<_> = kernel()
+            .ports_in_use()
+            .await
+            .unwrap()
+            .into_iter()
+            .map(|one| {
+                (
+                    one.egress.to_string(),
+                    one.destination.to_string(),
+                    one.ports,
+                )
+            })
+            .collect();
+        let egress = "203.0.113.8".to_owned();
+        assert_eq!(
+            found,
+            [
+                (egress.clone(), "8.8.4.4:53".to_owned(), 1),
+                (egress, "8.8.8.8:53".to_owned(), 40),
+            ]
+        );
+    });
+}
