@@ -193,7 +193,7 @@ fn changes(
     let mut with = without.clone();
     with.grants.push(load::grant(grants)?);
     let mut table = change(&without, link, None, None).table;
-    let (mut added, mut taken) = (Vec::new(), Vec::new());
+    let (mut added, mut taken, mut idle) = (Vec::new(), Vec::new(), Vec::new());
     let mut compiled: Vec<f64> = Vec::new();
     for _ in 0..CHANGES {
         for (next, times) in [(&with, &mut added), (&without, &mut taken)] {
@@ -204,6 +204,7 @@ fn changes(
                 bail!("one grant is a whole load: {reason}");
             }
             times.push(milliseconds(relay.nft("-j -f -", &change.document)?.1));
+            idle.push(milliseconds(relay.nft("list tables", "")?.1));
             table = change.table;
         }
     }
