@@ -10,9 +10,13 @@
 mod change;
 mod firewall;
 mod generate;
+mod host;
+mod peers;
 mod policy;
 mod random;
+mod reconcile;
 mod report;
+mod wireguard;
 mod yardstick;
 
 use anyhow::Result;
@@ -32,11 +36,26 @@ enum Subject {
     Policy(policy::Options),
     /// What the firewall costs packets and changes, on this host's kernel (as root)
     Firewall(firewall::Options),
+    /// The reconciler with many peers, on this kernel
+    Reconcile(reconcile::Options),
+    /// The kernel's WireGuard with many peers, against `wg setconf`
+    Wireguard(wireguard::Options),
+    /// What the reconciler starts where the kernel has no WireGuard
+    #[command(hide = true)]
+    UserspaceWireguard {
+        /// The interface
+        interface: String,
+    },
 }
 
 fn main() -> Result<()> {
     match Arguments::parse().subject {
         Subject::Policy(options) => policy::run(&options),
         Subject::Firewall(options) => firewall::run(&options),
+        Subject::Reconcile(options) => reconcile::run(&options),
+        Subject::Wireguard(options) => wireguard::run(&options),
+        Subject::UserspaceWireguard { interface } => Ok(
+            weir_kernel::userspace::run_userspace_device(&interface.parse()?)?,
+        ),
     }
 }

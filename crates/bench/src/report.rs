@@ -76,19 +76,41 @@ impl Figure {
     }
 }
 
+impl Figure {
+    /// With another way's value, and how many times that this one may be at most.
+    pub(crate) fn at_most(self, yardstick: f64, times: f64) -> Self {
+        Self {
+            yardstick: Some(yardstick),
+            ratio: Some(yardstick / self.value),
+            aim: Some(format!("<= {times} of the yardstick")),
+            met: Some(self.value <= times * yardstick),
+            ..self
+        }
+    }
+}
+
 pub(crate) const fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
 }
 
 /// The most memory that this process had so far, in MiB.
 pub(crate) fn peak_memory() -> Result<f64> {
+    memory("VmHWM:")
+}
+
+/// The memory that this process has now, in MiB.
+pub(crate) fn resident_memory() -> Result<f64> {
+    memory("VmRSS:")
+}
+
+fn memory(name: &str) -> Result<f64> {
     let status =
         fs::read_to_string("/proc/self/status").context("cannot read /proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
     let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
     let kib: f64 = kib
         .and_then(|kib| kib.trim().parse().ok())
-        .context("/proc/self/status does not tell the peak memory (VmHWM)")?;
+        .with_context(|| format!("/proc/self/status does not tell the memory ({name})"))?;
     Ok(kib / 1024.0)
 }
 

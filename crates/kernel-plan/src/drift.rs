@@ -104,8 +104,7 @@ pub fn found(steps: &[&Step], observed: &ObservedState) -> Vec<String> {
                 | Step::AddAddress(_)
                 | Step::ConfigureDevice(_)
                 | Step::UpdatePeers(_)
-                | Step::AddRoute(_)
-        )
+        ) || matches!(step, Step::AddRoute(route) if route.goes_with_the_link())
     };
     steps
         .iter()

@@ -1,8 +1,8 @@
 //! Finds changes to the WireGuard device, of which the kernel says nothing: by looking again.
 //!
-//! A look lists every peer. The pause after one grows with what it cost, so that looking never
-//! takes more than a fiftieth of one processor: half a second for a few hundred peers, longer
-//! where listing them takes longer than 10 ms.
+//! A look lists every peer. The pause after one grows with what it cost, so that looking takes
+//! a twentieth of one processor at most: half a second for a few hundred peers, longer where
+//! listing them takes longer than 25 ms.
 
 use std::{
     future,
@@ -19,7 +19,7 @@ use crate::wireguard::Wireguard;
 /// The shortest pause between two looks.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(500);
 /// How many times as long as a look the pause after it is, at least.
-const PAUSES_PER_LOOK: u32 = 50;
+const PAUSES_PER_LOOK: u32 = 20;
 
 /// The device as it was seen last.
 #[derive(Clone)]

@@ -8,11 +8,12 @@
 mod image;
 mod machine;
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::cargo::{TestProgram, build_tests, cargo, root, target_directory};
@@ -103,6 +104,32 @@ pub(crate) fn run(options: &Options) -> Result<Tally> {
         bail!("no test matches {:?}", options.filter.join(" "));
     }
     Ok(tally)
+}
+
+/// Boots the machine, runs one program of this host in it, and returns what it printed.
+pub(crate) fn output_of(program: &Path, arguments: &[OsString]) -> Result<String> {
+    const REPORT: &str = "report";
+    packages::require_root("this benchmark")?;
+    say::aside();
+    let needs: Vec<_> = packages::LAB.iter().chain(packages::VM).copied().collect();
+    packages::ensure(&needs, true)?;
+    let target = target_directory()?;
+    let image = Image::prepare(&target.join("vm"), DEFAULT_KERNEL, true)?;
+    let machine = Machine::new(&image, &target.join("vm"))?;
+    let words: Vec<String> = std::iter::once(program.display().to_string())
+        .chain(arguments.iter().map(|word| word.display().to_string()))
+        .map(|word| quoted(&word))
+        .collect();
+    let directory = program.parent().context("a program has a directory")?;
+    let job = Job {
+        script: format!("{}{} > {REPORT}\n", environment(directory), words.join(" ")),
+    };
+    say::line("booting (half a minute in emulation)");
+    let (status, _) = machine.run(&job, Duration::from_secs(60 * DEFAULT_MINUTES))?;
+    if status != 0 {
+        bail!("it ended with status {status} in the machine");
+    }
+    machine.left(REPORT)
 }
 
 /// Builds what the tests run: everything for the end-to-end tests, the lab's programs for others.

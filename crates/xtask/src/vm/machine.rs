@@ -195,6 +195,12 @@ impl<'image> Machine<'image> {
         }
     }
 
+    /// What the job left in a file of its first directory.
+    pub(crate) fn left(&self, name: &str) -> Result<String> {
+        let path = self.shared.join(name);
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+    }
+
     /// The job's status.
     fn status(&self) -> Result<i32> {
         let path = self.shared.join("status");
