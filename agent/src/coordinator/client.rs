@@ -5,7 +5,7 @@ use std::{
     sync::Once,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
-use weir_overlay::{Generation, MachinePrivateKey};
+use weir_overlay::MachinePrivateKey;
 use weir_protocol::{
     HEARTBEAT_SECONDS, MAP_PATH, MapRequest, Pin, ProblemDetails, REGISTER_PATH, REPORT_PATH,
     RegisterRequest, RegisterResponse, ReportRequest, StreamMessage, UPDATE_PATH, UpdateRequest,
@@ -144,18 +144,17 @@ impl Client {
             .map(drop)
     }
 
-    /// Opens the map stream. With `held`, the coordinator may send only what is new since.
+    /// Opens the map stream. When `request` names a map that is held, the coordinator may send only
+    /// what is new since.
     ///
     /// # Errors
     /// [`ClientError`].
     pub(crate) async fn map(
         &self,
-        held: Option<Generation>,
+        request: &MapRequest,
         deadline: Duration,
     ) -> Result<MapStream, ClientError> {
-        let response = self
-            .within(deadline, self.post(MAP_PATH, &MapRequest { held }))
-            .await?;
+        let response = self.within(deadline, self.post(MAP_PATH, request)).await?;
         Ok(MapStream {
             response,
             lines: Lines::new(MAX_LINE),

@@ -25,6 +25,9 @@ pub(crate) enum ClientError {
         /// How long it had.
         deadline: Duration,
     },
+    /// It stops, and said so.
+    #[error("the coordinator is restarting; connecting again in {} ms", .0.as_millis())]
+    Closing(Duration),
     /// Somebody else answered.
     #[error(
         "the coordinator at {url} is not the one that this auth key belongs to: its key is {seen}, the auth key says {wanted}; check the URL, and who answers there"
@@ -64,6 +67,7 @@ impl ClientError {
         match self {
             Self::Unreachable { .. }
             | Self::Deadline { .. }
+            | Self::Closing(_)
             | Self::WrongPin { .. }
             | Self::NotACoordinator { .. } => true,
             Self::Refused(problem) => matches!(problem.code, ErrorCode::Unavailable),

@@ -182,7 +182,7 @@ impl<H: Host> Agent<H> {
     /// [`FullMapNeeded`].
     pub(crate) fn take_message(&self, message: StreamMessage) -> Result<(), FullMapNeeded> {
         let map = match message {
-            StreamMessage::Heartbeat { .. } => return Ok(()),
+            StreamMessage::Heartbeat { .. } | StreamMessage::Closing { .. } => return Ok(()),
             StreamMessage::Full { map } => *map,
             StreamMessage::Delta { delta } => {
                 let held = self.state().ledger.map().cloned();

@@ -5,7 +5,9 @@ use std::{sync::Arc, time::Duration};
 use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 use weir_overlay::Generation;
-use weir_protocol::{HostInfo, ItemFailure, ReportRequest, UpdateRequest};
+use weir_protocol::{
+    HostInfo, ItemFailure, MapRequest, ReportRequest, StreamMessage, UpdateRequest,
+};
 use weir_reconcile::{Backoff, Status};
 
 use super::{
@@ -84,6 +86,13 @@ async fn follow_maps<H: Host>(agent: &Agent<H>, client: &Client, first: Option<M
             Ok(stream) => {
                 connected(agent);
                 match follow(agent, stream, &mut backoff).await {
+                    Ended::Closing(wait) => {
+                        whole = false;
+                        disconnected(agent, &ClientError::Closing(wait));
+                        client.move_on();
+                        tokio::time::sleep(wait).await;
+                        continue;
+                    }
                     Ended::Broken(error) => {
                         whole = false;
                         error
@@ -109,22 +118,34 @@ async fn open<H: Host>(
     client: &Client,
     whole: bool,
 ) -> Result<MapStream, ClientError> {
-    let held = agent.state().ledger.map().map(|map| map.generation);
+    let request = match agent.state().ledger.map().filter(|_| !whole) {
+        Some(map) => MapRequest {
+            held: Some(map.generation),
+            digest: map.digest(),
+        },
+        None => MapRequest::default(),
+    };
     if let Some(host) = host_now(agent).await {
-        let request = UpdateRequest { host };
-        client.update(&request, REQUEST_DEADLINE).await?;
+        let host = UpdateRequest { host };
+        client.update(&host, REQUEST_DEADLINE).await?;
     }
-    client.map(held.filter(|_| !whole), REQUEST_DEADLINE).await
+    client.map(&request, REQUEST_DEADLINE).await
 }
 
 enum Ended {
     Broken(ClientError),
+    /// The coordinator stops, and says when to come back.
+    Closing(Duration),
     FullMapNeeded,
 }
 
 async fn follow<H: Host>(agent: &Agent<H>, mut stream: MapStream, backoff: &mut Backoff) -> Ended {
     loop {
         match stream.next_message().await {
+            Ok(StreamMessage::Closing { reconnect_in_ms }) => {
+                let wait = Duration::from_millis(reconnect_in_ms);
+                return Ended::Closing(wait.clamp(FIRST_RETRY, LAST_RETRY));
+            }
             Ok(message) => match agent.take_message(message) {
                 Ok(()) => backoff.reset(),
                 Err(FullMapNeeded) => return Ended::FullMapNeeded,

@@ -9,7 +9,7 @@ use weir_kernel_plan::{
     preflight,
 };
 use weir_protocol::{
-    AuthKey, ItemFailure, NetworkMap, RegisterRequest, RegisterResponse, StreamMessage,
+    AuthKey, ItemFailure, MapRequest, NetworkMap, RegisterRequest, RegisterResponse, StreamMessage,
     UpdateRequest,
 };
 use weir_reconcile::Goal;
@@ -337,12 +337,14 @@ impl<H: Host> Agent<H> {
         client: &Client,
         deadline: Instant,
     ) -> Result<(NetworkMap, MapStream)> {
-        let mut stream = client.map(None, left(deadline)).await?;
+        let mut stream = client.map(&MapRequest::default(), left(deadline)).await?;
         let wait = async {
             loop {
                 match stream.next_message().await? {
                     StreamMessage::Full { map } => return Ok(*map),
-                    StreamMessage::Delta { .. } | StreamMessage::Heartbeat { .. } => {}
+                    StreamMessage::Delta { .. }
+                    | StreamMessage::Heartbeat { .. }
+                    | StreamMessage::Closing { .. } => {}
                 }
             }
         };

@@ -181,8 +181,11 @@ pub struct Node {
     pub endpoint: Option<SocketAddr>,
     /// Its routes.
     pub routes: Vec<NodeRoute>,
-    /// The newest map there is for it.
+    /// The newest map that it was sent; none when it was not connected since the coordinator was
+    /// started.
     pub generation: Option<Generation>,
+    /// Whether it is connected and has not said yet that this map is in force.
+    pub lags: bool,
     /// The map that it last said was in force.
     pub applied_generation: Option<Generation>,
     /// What it last said it could not do.

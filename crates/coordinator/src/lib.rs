@@ -7,9 +7,9 @@
 //! 2. `enrolment` and `admin`: what may be done, and by whom. Each change is one transaction with
 //!    its own line in the audit log.
 //! 3. `store`: SQLite or PostgreSQL, and the only place with SQL.
-//! 4. `engine`: after each change, one task reads everything, makes the map of each node with
-//!    `weir-netmap` and publishes those that differ.
-//! 5. `server/stream`: each agent's stream sends the newest map, then what changed.
+//! 4. `engine`: one task follows the changes: it reads what was changed, changes the live network
+//!    of `weir-netmap` by it, and wakes those whom that concerns.
+//! 5. `server/stream`: each agent's stream has its map made, and sends what changed.
 //!
 //! Where several coordinators share a PostgreSQL database, `cluster` tells the engine of the others'
 //! changes and agrees with them on who is connected and who leads.

@@ -125,6 +125,13 @@ pub(crate) struct Connected {
     node: NodeId,
 }
 
+impl Connected {
+    /// How many nodes are connected.
+    pub(crate) fn online(&self) -> usize {
+        self.presence.online()
+    }
+}
+
 impl Drop for Connected {
     fn drop(&mut self) {
         let mut state = self.presence.lock();

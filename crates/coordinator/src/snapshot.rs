@@ -1,10 +1,9 @@
 //! The store's rows as the network that maps are made of.
 
 use crate::store::{Decision, NodeRow, RouteRow, StoreError, Tx};
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use weir_netmap::{NetworkState, Node, RouteDecision};
-use weir_overlay::{NodeId, UserId};
+use weir_overlay::UserId;
 use weir_policy::User;
 
 /// Reads the whole network. All nodes count as healthy.
@@ -15,6 +14,7 @@ pub(crate) async fn read(tx: &mut Tx) -> Result<NetworkState, StoreError> {
     let users = tx.users().await?;
     let routes = tx.routes().await?;
     let nodes = tx.nodes().await?;
+    let primaries = tx.primaries().await?;
     Ok(NetworkState {
         users: users
             .into_iter()
@@ -29,6 +29,7 @@ pub(crate) async fn read(tx: &mut Tx) -> Result<NetworkState, StoreError> {
                 (row.id, node(row, own, true))
             })
             .collect(),
+        primaries,
     })
 }
 
@@ -36,13 +37,6 @@ pub(crate) async fn read(tx: &mut Tx) -> Result<NetworkState, StoreError> {
 pub(crate) fn user(id: UserId, name: String) -> User {
     let email = name.contains('@').then(|| name.clone());
     User { id, name, email }
-}
-
-/// Marks these nodes as ones that cannot be expected to carry traffic.
-pub(crate) fn mark_absent(state: &mut NetworkState, absent: &BTreeSet<NodeId>) {
-    for node in state.nodes.values_mut() {
-        node.healthy = !absent.contains(&node.id);
-    }
 }
 
 /// One node, with those of `routes` that are its own.

@@ -244,6 +244,11 @@ impl NetworkFile {
                 },
             );
         }
-        Ok((NetworkState { users, nodes }, names))
+        let state = NetworkState {
+            users,
+            nodes,
+            ..NetworkState::default()
+        };
+        Ok((state, names))
     }
 }

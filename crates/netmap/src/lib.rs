@@ -14,7 +14,8 @@
 //!    `live`: [`LiveNetwork`] follows one change after another, and names those whose maps differ.
 //! 4. `delta`: [`delta`] is what changed between two maps of one node, [`apply`] is what the agent
 //!    does with it. Equal maps have no delta, whatever their generation, so that a change is sent
-//!    only to those whom it touches.
+//!    only to those whom it touches. `history`: [`MapHistory`] finds the difference without the
+//!    older map, from a few bytes for each peer.
 //! 5. `check`: [`check_map`] finds what must never be in a map. Agents ask it before they accept
 //!    one; the tests here ask it about every map they make.
 //! 6. `contract`: [`compile_file`] is all of this for a network that a file describes.
@@ -28,6 +29,7 @@ mod approval;
 mod check;
 mod contract;
 mod delta;
+mod history;
 mod live;
 mod network;
 mod routes;
@@ -39,6 +41,7 @@ pub use contract::{
     compile_file,
 };
 pub use delta::delta;
+pub use history::{MapHistory, Since};
 pub use live::{LiveNetwork, NetworkChange};
 pub use network::{NO_POLICY_NOTICE, Network, verify};
 pub use state::{NetworkState, Node, RouteDecision};

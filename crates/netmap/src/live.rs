@@ -47,15 +47,19 @@ impl LiveNetwork {
     #[must_use]
     pub fn new(state: NetworkState, policy: Arc<Policy>) -> Self {
         let approved = approval::in_force(&state, &policy);
+        let relays = Relays::of(&state, &approved);
         Self {
             policy: LivePolicy::new(policy, with_routes(state.directory(), &approved)),
-            relays: Relays::of(&state, &approved),
-            state,
+            state: NetworkState {
+                primaries: relays.primaries(),
+                ..state
+            },
+            relays,
             approved,
         }
     }
 
-    /// The state.
+    /// The state, with the primaries that were chosen.
     #[must_use]
     pub const fn state(&self) -> &NetworkState {
         &self.state
@@ -150,6 +154,10 @@ impl LiveNetwork {
             let old = self.relays.of_route(route).to_vec();
             let serves = after.contains(route);
             self.relays.set(route, id, serves, &self.state);
+            match self.relays.primary(route) {
+                Some(primary) => self.state.primaries.insert(*route, primary),
+                None => self.state.primaries.remove(route),
+            };
             self.touch_route(route, id, &old, &mut touched);
         }
         touched
@@ -190,6 +198,7 @@ impl LiveNetwork {
         let directory = with_routes(self.state.directory(), &self.approved);
         let mut touched = self.policy.replace(policy, directory);
         self.relays = Relays::of(&self.state, &self.approved);
+        self.state.primaries = self.relays.primaries();
         for route in self.relays.that_differ(&before.relays) {
             touched.extend(self.relays.of_route(&route));
             touched.extend(before.relays.of_route(&route));

@@ -18,9 +18,8 @@ pub(crate) struct Offer {
     pub(crate) source_prefixes: BTreeSet<IpNet>,
 }
 
-/// Who serves each approved route, the best relay first: the oldest healthy node that serves
-/// exactly this prefix, or the oldest of all when none is healthy, because a relay that is cut off
-/// from the coordinator may still carry traffic. Prefixes that overlap are decided each for itself.
+/// Who serves each approved route: its primary first, then the others, healthy ones before the
+/// others and the older before the younger. Prefixes that overlap are decided each for itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Relays {
     by_route: BTreeMap<IpNet, Vec<NodeId>>,
@@ -28,22 +27,16 @@ pub(crate) struct Relays {
 
 impl Relays {
     pub(crate) fn of(state: &NetworkState, approved: &BTreeMap<NodeId, BTreeSet<IpNet>>) -> Self {
-        let mut relays: BTreeMap<IpNet, Vec<&Node>> = BTreeMap::new();
+        let mut by_route: BTreeMap<IpNet, Vec<NodeId>> = BTreeMap::new();
         for node in state.nodes.values() {
             for route in approved.get(&node.id).into_iter().flatten() {
-                relays.entry(*route).or_default().push(node);
+                by_route.entry(*route).or_default().push(node.id);
             }
         }
-        let ids = |mut nodes: Vec<&Node>| {
-            nodes.sort_by_key(|node| Reverse(rank(node)));
-            nodes.into_iter().map(|node| node.id).collect()
-        };
-        Self {
-            by_route: relays
-                .into_iter()
-                .map(|(route, nodes)| (route, ids(nodes)))
-                .collect(),
+        for (route, relays) in &mut by_route {
+            put_in_order(relays, state.primaries.get(route).copied(), state);
         }
+        Self { by_route }
     }
 
     /// Who serves a route, the best first.
@@ -58,7 +51,7 @@ impl Relays {
         if serves {
             nodes.push(id);
         }
-        nodes.sort_by_key(|id| Reverse(state.nodes.get(id).map(rank)));
+        put_in_order(nodes, state.primaries.get(route).copied(), state);
         if nodes.is_empty() {
             self.by_route.remove(route);
         }
@@ -71,6 +64,14 @@ impl Relays {
         routes.filter(differs).copied().collect()
     }
 
+    /// The relay of each subnet route.
+    pub(crate) fn primaries(&self) -> BTreeMap<IpNet, NodeId> {
+        let routes = self.by_route.keys();
+        routes
+            .filter_map(|route| Some((*route, self.primary(route)?)))
+            .collect()
+    }
+
     /// The relay for a subnet route. Default routes have none: every exit is offered, and users
     /// choose.
     pub(crate) fn primary(&self, route: &IpNet) -> Option<NodeId> {
@@ -79,8 +80,23 @@ impl Relays {
     }
 }
 
+/// Which of some relays carries a prefix: one that is healthy before one that is not, because the
+/// latter, cut off from the coordinator, may still carry traffic; among equals the one that did so
+/// until now (`incumbent`), because every move cuts connections; then the oldest.
+fn elect<'a>(relays: impl Iterator<Item = &'a Node>, incumbent: Option<NodeId>) -> Option<NodeId> {
+    let best = relays.max_by_key(|node| (node.healthy, Some(node.id) == incumbent, rank(node)))?;
+    Some(best.id)
+}
+
+/// Healthy before not, older before younger.
 fn rank(node: &Node) -> impl Ord + use<> {
     (node.healthy, Reverse(node.created), Reverse(node.id))
+}
+
+fn put_in_order(relays: &mut [NodeId], incumbent: Option<NodeId>, state: &NetworkState) {
+    let known = relays.iter().filter_map(|id| state.nodes.get(id));
+    let primary = elect(known, incumbent);
+    relays.sort_by_key(|id| Reverse((Some(*id) == primary, state.nodes.get(id).map(rank))));
 }
 
 /// What a viewer may use or hear from, by peer. Of several relays for one prefix, one is offered:

@@ -90,6 +90,9 @@ pub struct NetworkState {
     pub users: BTreeMap<UserId, User>,
     /// The nodes.
     pub nodes: BTreeMap<NodeId, Node>,
+    /// The relay that each subnet route was last reached through. It stays the primary as long as
+    /// it serves the route and no other relay is healthier; without an entry, the oldest is chosen.
+    pub primaries: BTreeMap<IpNet, NodeId>,
 }
 
 impl NetworkState {

@@ -11,7 +11,8 @@ use proptest::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 use weir_netmap::{
-    LiveNetwork, Network, NetworkChange, NetworkState, Node, RouteDecision, apply, check_map, delta,
+    LiveNetwork, MapHistory, Network, NetworkChange, NetworkState, Node, RouteDecision, Since,
+    apply, check_map, delta,
 };
 use weir_overlay::{Generation, NodeId, NodePublicKey, UserId};
 use weir_policy::{Policy, User};
@@ -134,6 +135,7 @@ fn state() -> impl Strategy<Value = NetworkState> {
         NetworkState {
             users: (1..3).map(|id| (UserId(id), user(id))).collect(),
             nodes,
+            ..NetworkState::default()
         }
     })
 }
@@ -316,6 +318,33 @@ proptest! {
     }
 
     #[test]
+    fn a_primary_stays_while_it_is_healthy_and_serves(
+        state in state(), policy in policy(),
+        changes in proptest::collection::vec(change(), 1..8),
+    ) {
+        let mut live = LiveNetwork::new(state, policy.into());
+        for change in changes {
+            let before = live.state().primaries.clone();
+            live.apply(change);
+            let network = live.network();
+            for (route, primary) in before {
+                let serves = network.approved_routes(primary).any(|served| served == route);
+                let node = live.state().nodes.get(&primary);
+                if serves && node.is_some_and(|node| node.healthy) {
+                    prop_assert_eq!(network.primary(&route), Some(primary));
+                }
+            }
+            // And a healthy relay is never passed over for one that is not.
+            for (route, primary) in &live.state().primaries {
+                let nodes = live.state().nodes.values();
+                let mut healthy = nodes.filter(|node| node.healthy);
+                let some_healthy = healthy.any(|node| network.approved_routes(node.id).any(|served| served == *route));
+                prop_assert_eq!(live.state().nodes[primary].healthy, some_healthy);
+            }
+        }
+    }
+
+    #[test]
     fn a_removed_node_is_gone_from_every_map(state in state(), policy in policy(), pick in any::<prop::sample::Index>()) {
         let ids: Vec<_> = state.nodes.keys().copied().collect();
         let gone = *pick.get(&ids);
@@ -354,6 +383,59 @@ proptest! {
                 map.generation = after.generation;
                 prop_assert_eq!(&map, after);
             }
+        }
+    }
+
+    #[test]
+    fn a_history_leads_from_every_generation_it_knows_to_the_newest_map(
+        state in state(), policy in policy(),
+        changes in proptest::collection::vec(change(), 1..20),
+    ) {
+        let hasher = std::hash::RandomState::new();
+        let mut live = LiveNetwork::new(state, policy.into());
+        let mut given: BTreeMap<NodeId, (MapHistory, BTreeMap<Generation, NetworkMap>)> = BTreeMap::new();
+        for (number, change) in (1..).map(Generation).zip(changes) {
+            live.apply(change);
+            given.retain(|id, _| live.state().nodes.contains_key(id));
+            for id in live.state().nodes.keys() {
+                let mut map = live.map(*id, number).unwrap();
+                let (history, maps) = given
+                    .entry(*id)
+                    .or_insert_with(|| (MapHistory::new(&map, &hasher), BTreeMap::new()));
+                history.follow(&map, &hasher);
+                map.generation = history.newest();
+                maps.insert(map.generation, map.clone());
+                for (held, old) in maps.iter() {
+                    match history.since(*held, &map) {
+                        Since::Same => prop_assert_eq!(old, &map),
+                        Since::Changed(delta) => {
+                            let mut old = old.clone();
+                            apply(&mut old, &delta).unwrap();
+                            prop_assert_eq!(&old, &map);
+                        }
+                        // Only what is long past is forgotten.
+                        Since::Unknown => {
+                            let since = maps.range(held..).count();
+                            prop_assert!(since > 16, "{} of {} maps", since, maps.len());
+                        }
+                    }
+                }
+                prop_assert_eq!(history.since(number.next(), &map), Since::Unknown);
+                if maps.len() > 1 {
+                    prop_assert!(!matches!(history.since(*maps.keys().rev().nth(1).unwrap(), &map), Since::Unknown));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_digest_tells_maps_apart_whatever_their_number(
+        a in state(), b in state(), one in policy(), other in policy(),
+    ) {
+        let (old, new) = (maps(&a, &one, 1), maps(&b, &other, 2));
+        for (before, after) in old.values().zip(new.values()) {
+            let same = delta(before, after).is_none();
+            prop_assert_eq!(before.digest() == after.digest(), same);
         }
     }
 

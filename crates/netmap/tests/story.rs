@@ -117,6 +117,7 @@ fn network() -> NetworkState {
     NetworkState {
         users: users.into_iter().map(|user| (user.id, user)).collect(),
         nodes: nodes.into_iter().map(|node| (node.id, node)).collect(),
+        ..NetworkState::default()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -92,7 +93,7 @@ impl PortRange {
 
 /// One allow rule of the compiled policy, as far as it concerns one node: a row of its packet
 /// filter. Traffic from `sources` to `destinations` may start; replies pass by connection.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Grant {
     /// Names the grant in counters, conntrack marks and flow logs.
     pub id: GrantId,
@@ -108,7 +109,7 @@ pub struct Grant {
 }
 
 /// Addresses and the ports on them.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Destination {
     /// The addresses.
     pub addresses: AddressSet,
@@ -118,7 +119,7 @@ pub struct Destination {
 }
 
 /// What has become of an advertised route.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RouteState {
     /// Advertised; no admin has approved it. It changes nothing anywhere.
@@ -132,7 +133,7 @@ pub enum RouteState {
 }
 
 /// A route of a node, and its state.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RouteStatus {
     /// The destination.
     pub prefix: IpNet,
@@ -141,7 +142,7 @@ pub struct RouteStatus {
 }
 
 /// What a node is told of itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SelfNode {
     /// Its id.
     pub id: NodeId,
@@ -161,7 +162,7 @@ pub struct SelfNode {
 }
 
 /// Another node that this one may talk to or hear from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Peer {
     /// Its id.
     pub id: NodeId,
@@ -209,6 +210,25 @@ pub struct NetworkMap {
     pub notices: Vec<String>,
 }
 
+/// What a map says, its number aside: SHA-256 of its JSON, in hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct MapDigest(String);
+
+impl NetworkMap {
+    /// The digest of what it says. `None` when it cannot be written as JSON, which no map that
+    /// was ever sent is like.
+    #[must_use]
+    pub fn digest(&self) -> Option<MapDigest> {
+        let content = (&self.node, &self.peers, &self.filter, &self.notices);
+        let json = serde_json::to_vec(&content).ok()?;
+        let digest = Sha256::digest(json);
+        Some(MapDigest(
+            digest.iter().map(|byte| format!("{byte:02x}")).collect(),
+        ))
+    }
+}
+
 /// The difference between two maps of one node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MapDelta {
@@ -239,6 +259,10 @@ pub struct MapRequest {
     /// The generation the agent holds, if any; the coordinator may then send only the difference.
     #[serde(default)]
     pub held: Option<Generation>,
+    /// The digest of that map. A coordinator that has forgotten the generation, or is another one
+    /// of the same network, sees by it that the map is still right.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<MapDigest>,
 }
 
 /// One line of the map stream.
@@ -259,5 +283,11 @@ pub enum StreamMessage {
     Heartbeat {
         /// The newest generation for this node.
         generation: Generation,
+    },
+    /// The coordinator is about to stop, and ends the stream. It is the last message.
+    Closing {
+        /// When to connect again, in milliseconds from now: each agent is told another time, so
+        /// that they do not come back all at once.
+        reconnect_in_ms: u64,
     },
 }

@@ -101,7 +101,8 @@ fn requests_and_answers() {
     insta::assert_json_snapshot!(
         "map-request",
         MapRequest {
-            held: Some(Generation(7))
+            held: Some(Generation(7)),
+            digest: None,
         }
     );
     insta::assert_json_snapshot!(
@@ -160,6 +161,12 @@ fn stream_messages() {
             generation: Generation(9)
         }
     );
+    insta::assert_json_snapshot!(
+        "closing",
+        StreamMessage::Closing {
+            reconnect_in_ms: 750
+        }
+    );
 }
 
 #[test]
@@ -181,6 +188,8 @@ fn what_a_newer_writer_adds_is_passed_over() {
             generation: Generation(9)
         }
     );
+    let older: MapRequest = serde_json::from_str(r#"{"held":7}"#).unwrap();
+    assert_eq!((older.held, older.digest), (Some(Generation(7)), None));
     let code: ErrorCode = serde_json::from_str("\"teapot\"").unwrap();
     assert_eq!(code, ErrorCode::Unknown);
 }

@@ -38,7 +38,7 @@ async fn policy(
     which: api::PolicyRef,
 ) -> Result<Policy, Refusal> {
     match which {
-        api::PolicyRef::Current => Ok(coordinator.engine.policy().policy.clone()),
+        api::PolicyRef::Current => Ok(Policy::clone(&coordinator.engine.policy().policy)),
         api::PolicyRef::Revision(0) => Ok(Policy::empty()),
         api::PolicyRef::Revision(revision) => {
             let text = stored(tx, Some(revision)).await?.text;

@@ -54,7 +54,7 @@ pub(crate) async fn status(coordinator: &Coordinator) -> Result<api::Status, Ref
             .filter(|route| route.state == RouteState::AwaitingApproval)
             .count(),
         generation,
-        policy: coordinator.engine.policy().status.clone(),
+        policy: coordinator.engine.policy_status(),
     })
 }
 

@@ -17,7 +17,8 @@ pub(super) fn describe(
     node: NodeRow,
     routes: &[RouteRow],
 ) -> Result<api::Node, Refusal> {
-    let map = coordinator.engine.map(node.id);
+    let generation = coordinator.engine.generation(node.id);
+    let states = coordinator.engine.routes(node.id);
     let online = coordinator.presence.is_online(node.id);
     Ok(api::Node {
         addresses: [IpAddr::V4(node.ipv4), IpAddr::V6(node.ipv6)].into(),
@@ -30,7 +31,7 @@ pub(super) fn describe(
             .iter()
             .filter(|route| route.node == node.id && route.advertised)
             .map(|route| {
-                let (state, approved_by) = super::routes::state(route, map.as_deref());
+                let (state, approved_by) = super::routes::state(route, &states);
                 api::NodeRoute {
                     prefix: route.prefix,
                     state,
@@ -38,7 +39,8 @@ pub(super) fn describe(
                 }
             })
             .collect(),
-        generation: map.map(|map| map.generation),
+        lags: online && generation > node.reported_generation,
+        generation,
         applied_generation: node.reported_generation,
         failures: node.reported_failures,
         id: node.id,

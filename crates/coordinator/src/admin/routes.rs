@@ -9,19 +9,17 @@ use crate::{
 use ipnet::IpNet;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
-use weir_protocol::{ErrorCode, NetworkMap, RouteState};
+use weir_protocol::{ErrorCode, RouteState, RouteStatus};
 
 /// What has become of an advertised route, and who approved it. Which relay is primary, and what
-/// the policy approves, is decided where the maps are made: `map` is the newest of the node.
+/// the policy approves, is decided where the maps are made: `states` is what came of it.
 pub(super) fn state(
     route: &RouteRow,
-    map: Option<&NetworkMap>,
+    states: &[RouteStatus],
 ) -> (RouteState, Option<api::Approver>) {
-    let in_map = map
-        .and_then(|map| {
-            let mut known = map.node.routes.iter();
-            known.find(|known| known.prefix == route.prefix)
-        })
+    let in_map = states
+        .iter()
+        .find(|known| known.prefix == route.prefix)
         .map(|known| known.state)
         .filter(|state| matches!(state, RouteState::Serving | RouteState::Standby));
     match (route.decision, in_map) {
@@ -36,7 +34,7 @@ pub(super) fn state(
 }
 
 fn describe(coordinator: &Coordinator, node: &NodeRow, route: &RouteRow) -> api::Route {
-    let (state, approved_by) = state(route, coordinator.engine.map(node.id).as_deref());
+    let (state, approved_by) = state(route, &coordinator.engine.routes(node.id));
     api::Route {
         node: node.id,
         name: node.name.clone(),

@@ -14,6 +14,9 @@ use weir_overlay::Tag;
     coordinator nodes delete old-laptop")]
 pub(super) enum Nodes {
     /// List the nodes
+    ///
+    /// STATE is "behind" while the newest network map is not in force on the node yet, "failing"
+    /// when a part of it could not be applied: nodes show tells which.
     List,
     /// Show all that is known of a node
     Show {
@@ -91,7 +94,11 @@ fn owner(node: &Node) -> String {
 }
 
 fn seen(node: &Node) -> String {
-    if node.online {
+    if node.online && !node.failures.is_empty() {
+        "connected, failing".to_owned()
+    } else if node.lags {
+        "connected, behind".to_owned()
+    } else if node.online {
         "connected".to_owned()
     } else {
         format!("last seen {}", output::time(node.last_seen))

@@ -45,10 +45,10 @@ pub(super) async fn run(
     let gone: Vec<_> = store
         .read()
         .await?
-        .nodes()
+        .ephemeral_nodes()
         .await?
         .into_iter()
-        .filter(|node| node.ephemeral && !presence.is_online(node.id))
+        .filter(|node| !presence.is_online(node.id))
         .filter(|node| now - node.last_seen_at.max(since) > EPHEMERAL_STAYS_SECONDS)
         .collect();
     if gone.is_empty() {

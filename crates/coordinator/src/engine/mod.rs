@@ -1,37 +1,46 @@
-//! From "something changed" to a new map for each node that it concerns.
+//! From "something changed" to news for each node that it concerns.
 //!
-//! One task owns the maps. It is level-triggered: whoever changes the store says so with
-//! [`Engine::changed`], and the task reads everything again, makes the maps, numbers those that
-//! differ and publishes them. A reader holds a watch on its node's newest map and nothing else, so
-//! a slow one misses versions in between and never makes a queue grow.
+//! One task owns the network. Whoever changes the store says so with [`Engine::changed`]; the task
+//! reads what was changed, changes the network by it, and wakes those whose maps may differ: what
+//! a change costs is what it touches. While the task is at work changes gather, and are made
+//! together. Maps are made by those who send them (`maps`), so that a slow reader misses versions
+//! in between and never makes a queue grow.
 
+mod changes;
 mod housekeeping;
 mod maps;
-mod numbering;
 mod policy;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use maps::Current;
+pub(crate) use maps::{Follower, Maps, Next};
 pub(crate) use policy::PolicyInForce;
 
 use crate::{
+    api::PolicyStatus,
     clock,
     cluster::Role,
     presence::Presence,
     snapshot,
-    store::{Store, StoreError},
+    store::{Changes, Store, StoreError},
 };
-use maps::{Maps, Published};
+use changes::{Read, is_relay};
+use ipnet::IpNet;
 use std::{
-    collections::BTreeSet,
-    sync::Arc,
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
-use tokio::{sync::watch, task::JoinHandle};
-use weir_netmap::Network;
-use weir_overlay::NodeId;
-use weir_protocol::NetworkMap;
+use tokio::{
+    sync::watch,
+    task::{JoinError, JoinHandle, spawn_blocking},
+};
+use weir_netmap::{LiveNetwork, NetworkChange};
+use weir_overlay::{Generation, NodeId};
+use weir_protocol::{MapRequest, RouteStatus};
 
 /// How often the task looks by itself: for relays that went away, for what is to be forgotten.
 const TICK: Duration = Duration::from_secs(5);
@@ -43,14 +52,27 @@ const RETRY: std::ops::RangeInclusive<u64> = 100..=5_000;
 /// The hand that others hold of the task.
 #[derive(Debug)]
 pub(crate) struct Engine {
+    store: Store,
     wanted: watch::Sender<u64>,
     done: watch::Receiver<u64>,
     policy: watch::Receiver<Arc<PolicyInForce>>,
     maps: Arc<Maps>,
+    /// Whether a new number for maps is wanted, even if nothing changed.
+    number_wanted: Arc<AtomicBool>,
+}
+
+/// Why the network was not brought up to what is stored.
+#[derive(Debug, thiserror::Error)]
+enum PublishError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the task that compiles the network broke off")]
+    Compile(#[from] JoinError),
 }
 
 impl Engine {
-    /// Makes all maps once and starts the task. It ends when the last handle is dropped.
+    /// Reads and compiles the network and starts the task. It ends when the last handle is
+    /// dropped.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -59,32 +81,61 @@ impl Engine {
         presence: Arc<Presence>,
         role: watch::Receiver<Role>,
     ) -> Result<(Self, JoinHandle<()>), StoreError> {
+        drop(store.take_changes());
+        let (revision, state, in_force, generation) = loop {
+            let mut tx = store.read().await?;
+            let revision = tx.revision().await?;
+            let state = snapshot::read(&mut tx).await?;
+            let in_force = policy::newest_valid(&mut tx, &PolicyInForce::default()).await?;
+            drop(tx);
+            // What was stored last may not have been told to anybody: it needs a number of its own.
+            if let Some(generation) = next_number(&store, revision).await? {
+                break (revision, state, in_force, generation);
+            }
+        };
+        let primaries = state.primaries.clone();
+        let network = LiveNetwork::new(state, Arc::clone(&in_force.policy));
+        let maps = Arc::new(Maps::new(network, generation));
         let (wanted, wanted_seen) = watch::channel(0);
         let (done_sender, done) = watch::channel(0);
-        let (policy_sender, policy) = watch::channel(Arc::default());
-        let maps = Arc::new(Maps::load(&store).await?);
+        let (policy_sender, policy) = watch::channel(Arc::new(in_force));
+        let number_wanted = Arc::default();
+        let relays = maps.ask(|network| {
+            let nodes = network.state().nodes.values();
+            nodes
+                .filter(|node| is_relay(node))
+                .map(|node| node.id)
+                .collect()
+        });
         let mut task = Task {
-            store,
+            store: store.clone(),
             presence,
             maps: Arc::clone(&maps),
             policy: policy_sender,
+            number_wanted: Arc::clone(&number_wanted),
+            relays,
             absent: BTreeSet::new(),
-            published: None,
+            primaries,
+            unread: Changes::default(),
+            untold: BTreeSet::new(),
+            revision,
             role,
             leads_since: clock::now(),
         };
-        task.publish().await?;
+        task.publish_until_it_works().await;
         let running = tokio::spawn(task.run(wanted_seen, done_sender));
         let engine = Self {
+            store,
             wanted,
             done,
             policy,
             maps,
+            number_wanted,
         };
         Ok((engine, running))
     }
 
-    /// Says that the store changed, and waits until the maps follow it.
+    /// Says that the store changed, and waits until the network follows it.
     pub(crate) async fn changed(&self) {
         let mut number = 0;
         self.wanted.send_modify(|wanted| {
@@ -107,22 +158,55 @@ impl Engine {
         Nudge(self.wanted.clone())
     }
 
-    /// The newest map of a node.
-    #[must_use]
-    pub(crate) fn map(&self, node: NodeId) -> Option<Arc<NetworkMap>> {
-        self.maps.newest(node)
+    /// Follows the map of a node.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub(crate) async fn follow(
+        &self,
+        node: NodeId,
+        request: MapRequest,
+    ) -> Result<Follower, StoreError> {
+        if let Some(held) = request
+            .held
+            .filter(|held| *held > self.maps.generation())
+            // Not of the future: given by another coordinator on the same database.
+            && held <= self.store.read().await?.newest_generation().await?
+        {
+            self.number_wanted.store(true, Ordering::Relaxed);
+            self.changed().await;
+        }
+        Ok(self.maps.follow(node, request))
     }
 
-    /// Follows the maps of a node.
+    /// The number of the newest map that a node was told, since the coordinator was started.
     #[must_use]
-    pub(crate) fn subscribe(&self, node: NodeId) -> watch::Receiver<Current> {
-        self.maps.subscribe(node)
+    pub(crate) fn generation(&self, node: NodeId) -> Option<Generation> {
+        self.maps.newest_of(node)
+    }
+
+    /// The routes that a node advertises and what has become of each.
+    #[must_use]
+    pub(crate) fn routes(&self, node: NodeId) -> Vec<RouteStatus> {
+        self.maps.ask(|network| network.network().routes(node))
     }
 
     /// The policy in force.
     #[must_use]
     pub(crate) fn policy(&self) -> Arc<PolicyInForce> {
         Arc::clone(&self.policy.borrow())
+    }
+
+    /// The revision of the policy in force, and what is noteworthy about it now.
+    #[must_use]
+    pub(crate) fn policy_status(&self) -> PolicyStatus {
+        let in_force = self.policy();
+        let directory = self.maps.ask(|network| network.state().directory());
+        let warnings = in_force.policy.warnings(&directory);
+        PolicyStatus {
+            warnings: warnings.iter().map(ToString::to_string).collect(),
+            ..in_force.status.clone()
+        }
     }
 }
 
@@ -137,15 +221,49 @@ impl Nudge {
     }
 }
 
+/// Takes a number that no map has yet, for maps of this revision of the network. None when another
+/// coordinator has told of a newer one: an agent that comes from there must not be told what was
+/// before under a number that is higher.
+async fn next_number(store: &Store, revision: u64) -> Result<Option<Generation>, StoreError> {
+    let mut tx = store.write().await?;
+    if store.is_shared() {
+        if tx.numbered_revision().await? > revision {
+            return Ok(None);
+        }
+        tx.set_numbered_revision(revision).await?;
+    }
+    let generation = tx.newest_generation().await?.next();
+    tx.set_newest_generation(generation).await?;
+    tx.commit().await?;
+    Ok(Some(generation))
+}
+
+/// Whether the network is now what is stored.
+enum Made {
+    /// As far as this coordinator knows.
+    Newest,
+    /// Another coordinator has told of a newer one.
+    Outdated,
+}
+
 struct Task {
     store: Store,
     presence: Arc<Presence>,
     maps: Arc<Maps>,
     policy: watch::Sender<Arc<PolicyInForce>>,
-    /// The absent nodes that the newest maps were made with.
+    number_wanted: Arc<AtomicBool>,
+    /// The nodes that advertise routes.
+    relays: BTreeSet<NodeId>,
+    /// Those of them that are absent, as the network was last made with.
     absent: BTreeSet<NodeId>,
-    /// The revision of the network that the newest maps were made of.
-    published: Option<u64>,
+    /// The primaries as they are stored.
+    primaries: BTreeMap<IpNet, NodeId>,
+    /// What was changed and is not in the network yet.
+    unread: Changes,
+    /// Who may have another map and was not woken yet.
+    untold: BTreeSet<NodeId>,
+    /// The revision that was read last.
+    revision: u64,
     /// What this coordinator may do for all.
     role: watch::Receiver<Role>,
     /// Since when, in seconds since 1970.
@@ -178,11 +296,10 @@ impl Task {
         }
     }
 
-    /// Whether others are absent than the newest maps were made with. Where several coordinators
-    /// share a database, that is a change of the network like any other.
+    /// Whether others are absent than the network was made with. Where several coordinators share a
+    /// database, that is a change of the network like any other.
     fn absence_changed(&self) -> bool {
-        !self.store.is_shared()
-            && self.presence.absent(&self.maps.nodes(), Instant::now()) != self.absent
+        !self.store.is_shared() && self.presence.absent(&self.relays, Instant::now()) != self.absent
     }
 
     /// The store may be busy or its disk full for a while. Nodes keep the maps they have.
@@ -191,7 +308,7 @@ impl Task {
         while let Err(error) = self.publish().await {
             tracing::error!(
                 error = &error as &dyn std::error::Error,
-                "cannot make the network maps; nodes keep those they have; trying again"
+                "cannot bring the network maps up to date; nodes keep those they have; trying again"
             );
             let jitter = clock::random::<1>().map_or(0, |[byte]| u64::from(byte) * pause / 512);
             tokio::time::sleep(Duration::from_millis(pause / 2 + jitter)).await;
@@ -199,41 +316,97 @@ impl Task {
         }
     }
 
-    /// Reads everything and publishes what differs.
-    async fn publish(&mut self) -> Result<(), StoreError> {
-        while let Published::Outdated = self.publish_once().await? {}
+    /// Reads what was changed, and tells those whom it concerns. Can be repeated when it fails.
+    async fn publish(&mut self) -> Result<(), PublishError> {
+        while let Made::Outdated = self.make_newest().await? {}
+        self.store_primaries().await?;
+        self.maps.tell(&std::mem::take(&mut self.untold));
         Ok(())
     }
 
-    async fn publish_once(&mut self) -> Result<Published, StoreError> {
+    /// Brings the network up to what is stored.
+    async fn make_newest(&mut self) -> Result<Made, PublishError> {
+        self.unread.merge(self.store.take_changes());
+        let in_force = Arc::clone(&self.policy.borrow());
         let mut tx = self.store.read().await?;
         let revision = tx.revision().await?;
-        // Whoever shares the database hears of its own changes a second time.
-        if self.store.is_shared() && self.published == Some(revision) {
-            return Ok(Published::Newest);
-        }
-        let mut state = snapshot::read(&mut tx).await?;
-        let in_force = Arc::clone(&self.policy.borrow());
-        let in_force = policy::newest_valid(&mut tx, &in_force, &state.directory()).await?;
-        self.absent = match self.store.is_shared() {
+        let own = &self.unread.revisions;
+        self.unread.everything |= (self.revision + 1..=revision).any(|one| !own.contains(&one));
+        let mut read = Read::of(&self.unread, &in_force, &mut tx).await?;
+        let asked = self.relays.iter().copied().chain(read.nodes()).collect();
+        let mut absent = match self.store.is_shared() {
             true => tx.absent_nodes().await?,
-            false => {
-                let nodes = state.nodes.keys().copied().collect();
-                self.presence.absent(&nodes, Instant::now())
-            }
+            false => self.presence.absent(&asked, Instant::now()),
         };
         drop(tx);
-        snapshot::mark_absent(&mut state, &self.absent);
-        let network = Network::new(&state, &in_force.policy);
-        let published = self
-            .maps
-            .publish(&self.store, &state, &network, revision)
-            .await?;
-        if let Published::Newest = published {
-            self.published = Some(revision);
-            self.policy.send_replace(Arc::new(in_force));
+        if let Some(primaries) = read.primaries.take() {
+            self.primaries = primaries;
         }
-        Ok(published)
+        let policy = read.policy.clone();
+        let changes = self
+            .maps
+            .ask(|network| read.changes(network, &self.relays, &absent));
+        if self.number_wanted.load(Ordering::Relaxed) || !changes.is_empty() {
+            if let Made::Outdated = self.make(changes, revision).await? {
+                return Ok(Made::Outdated);
+            }
+            self.number_wanted.store(false, Ordering::Relaxed);
+        }
+        self.unread = Changes::default();
+        self.revision = revision;
+        absent.retain(|node| self.relays.contains(node));
+        self.absent = absent;
+        if let Some(policy) = policy {
+            self.policy.send_replace(Arc::new(policy));
+        }
+        Ok(Made::Newest)
+    }
+
+    /// Changes the network.
+    async fn make(
+        &mut self,
+        changes: Vec<NetworkChange>,
+        revision: u64,
+    ) -> Result<Made, PublishError> {
+        // Stored before anybody sees it, so that no number is ever given twice.
+        let Some(generation) = next_number(&self.store, revision).await? else {
+            return Ok(Made::Outdated);
+        };
+        for change in &changes {
+            match change {
+                NetworkChange::Node(node) if is_relay(node) => drop(self.relays.insert(node.id)),
+                NetworkChange::Node(node) => drop(self.relays.remove(&node.id)),
+                NetworkChange::Left(id) => drop(self.relays.remove(id)),
+                NetworkChange::Users(_) | NetworkChange::Policy(_) => {}
+            }
+        }
+        let number = changes.len();
+        let mut touched = if changes::take_long(&changes) {
+            let maps = Arc::clone(&self.maps);
+            spawn_blocking(move || maps.apply_slowly(changes, generation)).await?
+        } else {
+            self.maps.apply(changes, generation)
+        };
+        tracing::info!(%generation, changes = number, nodes = touched.len(), "the network changed");
+        self.untold.append(&mut touched);
+        Ok(Made::Newest)
+    }
+
+    /// Stores which relay each route is reached through before anybody is told.
+    async fn store_primaries(&mut self) -> Result<(), StoreError> {
+        let now = self.maps.ask(|network| network.state().primaries.clone());
+        if now == self.primaries {
+            return Ok(());
+        }
+        let mut tx = self.store.write().await?;
+        for route in self.primaries.keys().chain(now.keys()) {
+            if self.primaries.get(route) != now.get(route) {
+                tx.set_primary(route, now.get(route).copied()).await?;
+            }
+        }
+        tx.commit().await?;
+        self.primaries = now;
+        Ok(())
     }
 
     async fn keep_house(&mut self) -> bool {

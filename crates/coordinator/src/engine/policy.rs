@@ -4,7 +4,8 @@ use crate::{
     api::PolicyStatus,
     store::{StoreError, Tx},
 };
-use weir_policy::{Directory, Policy, render};
+use std::sync::Arc;
+use weir_policy::{Policy, render};
 
 /// How far back a valid policy is looked for. `policy set` stores valid ones only, so more than
 /// one bad in a row means that the database was changed by hand.
@@ -14,15 +15,15 @@ const LOOK_BACK: u32 = 100;
 #[derive(Clone, Debug)]
 pub(crate) struct PolicyInForce {
     /// The policy.
-    pub policy: Policy,
-    /// Its revision and what is noteworthy about it.
+    pub policy: Arc<Policy>,
+    /// Its revision. What is noteworthy about it depends on the network, and is not in here.
     pub status: PolicyStatus,
 }
 
 impl Default for PolicyInForce {
     fn default() -> Self {
         Self {
-            policy: Policy::empty(),
+            policy: Arc::new(Policy::empty()),
             status: PolicyStatus::default(),
         }
     }
@@ -33,7 +34,6 @@ impl Default for PolicyInForce {
 pub(super) async fn newest_valid(
     tx: &mut Tx,
     before: &PolicyInForce,
-    directory: &Directory,
 ) -> Result<PolicyInForce, StoreError> {
     let mut bad_revisions = Vec::new();
     // Nearly always the newest one is valid: do not read the texts of the others.
@@ -43,18 +43,17 @@ pub(super) async fn newest_valid(
                 continue;
             }
             let parsed = if before.status.revision == Some(row.revision) {
-                Ok(before.policy.clone())
+                Ok(Arc::clone(&before.policy))
             } else {
-                Policy::parse(&row.text)
+                Policy::parse(&row.text).map(Arc::new)
             };
             match parsed {
                 Ok(policy) => {
-                    let warnings = policy.warnings(directory);
                     return Ok(PolicyInForce {
                         status: PolicyStatus {
                             revision: Some(row.revision),
                             bad_revisions,
-                            warnings: warnings.iter().map(ToString::to_string).collect(),
+                            warnings: Vec::new(),
                         },
                         policy,
                     });
@@ -74,7 +73,7 @@ pub(super) async fn newest_valid(
         }
     }
     Ok(PolicyInForce {
-        policy: Policy::empty(),
+        policy: Arc::new(Policy::empty()),
         status: PolicyStatus {
             revision: None,
             bad_revisions,

@@ -1,8 +1,8 @@
 //! Failing over and forgetting, without waiting for either.
 
-use super::{Engine, housekeeping};
-use crate::cluster::Role;
+use super::{Engine, Next, housekeeping};
 use crate::{
+    cluster::Role,
     enrolment::{self, Sender},
     presence::{GRACE, Presence},
     store::{Database, Decision, NewAuthKey, Store},
@@ -14,9 +14,11 @@ use std::{
 };
 use tempfile::TempDir;
 use tokio::sync::watch;
-use weir_overlay::{KeyId, MachinePrivateKey, NodeId, NodePrivateKey};
+use weir_overlay::{Generation, KeyId, MachinePrivateKey, NodeId, NodePrivateKey};
 use weir_policy::Policy;
-use weir_protocol::{AuthKey, HostInfo, Pin, RegisterRequest, RouteState};
+use weir_protocol::{
+    AuthKey, HostInfo, MapRequest, Pin, RegisterRequest, RouteState, StreamMessage,
+};
 
 const NOW: i64 = 1_900_000_000;
 
@@ -81,7 +83,27 @@ fn alone() -> watch::Receiver<Role> {
 }
 
 fn state(engine: &Engine, node: NodeId) -> RouteState {
-    engine.map(node).unwrap().node.routes[0].state
+    engine.routes(node)[0].state
+}
+
+/// Waits until a relay is told something.
+async fn news(engine: &Engine, node: NodeId) -> StreamMessage {
+    let mut maps = engine.follow(node, MapRequest::default()).await.unwrap();
+    assert!(matches!(
+        maps.next(),
+        Next::Message(StreamMessage::Full { .. })
+    ));
+    let next = async {
+        loop {
+            maps.changed().await;
+            if let Next::Message(message) = maps.next() {
+                return message;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), next)
+        .await
+        .unwrap()
 }
 
 /// A presence that started longer ago than the grace.
@@ -90,27 +112,93 @@ fn long_running() -> Arc<Presence> {
 }
 
 #[tokio::test]
-async fn a_relay_that_stays_away_is_replaced_and_takes_over_again() {
+async fn a_relay_that_stays_away_is_replaced_for_good() {
     let (_directory, store) = store().await;
     let (older, newer) = (relay(&store, 1, false).await, relay(&store, 2, false).await);
     let presence = long_running();
-    let _newer_is_here = presence.connect(newer);
-    let (engine, _task) = Engine::start(store, Arc::clone(&presence), alone())
+    let newer_is_here = presence.connect(newer);
+    let (engine, task) = Engine::start(store.clone(), Arc::clone(&presence), alone())
         .await
         .unwrap();
     assert_eq!(state(&engine, older), RouteState::Standby);
     assert_eq!(state(&engine, newer), RouteState::Serving);
 
-    let mut maps = engine.subscribe(older);
-    maps.mark_unchanged();
+    // Coming back changes nothing: every move cuts connections.
     let older_is_back = presence.connect(older);
-    let change = tokio::time::timeout(Duration::from_secs(5), maps.changed());
-    change.await.unwrap().unwrap();
-    assert_eq!(state(&engine, older), RouteState::Serving);
-    // A short absence changes nothing.
-    drop(older_is_back);
     engine.changed().await;
-    assert_eq!(state(&engine, older), RouteState::Serving);
+    assert_eq!(state(&engine, newer), RouteState::Serving);
+    // Nor does a restart of the coordinator.
+    drop(engine);
+    task.await.unwrap();
+    let (engine, _task) = Engine::start(store, Arc::clone(&presence), alone())
+        .await
+        .unwrap();
+    assert_eq!(state(&engine, older), RouteState::Standby);
+    assert_eq!(state(&engine, newer), RouteState::Serving);
+    // Nor a short absence.
+    drop(newer_is_here);
+    engine.changed().await;
+    assert_eq!(state(&engine, newer), RouteState::Serving);
+    drop(older_is_back);
+}
+
+#[tokio::test]
+async fn a_change_is_told_to_those_whom_it_touches() {
+    let (_directory, store) = store().await;
+    let (one, other) = (relay(&store, 1, false).await, relay(&store, 2, false).await);
+    let presence = long_running();
+    let _here = (presence.connect(one), presence.connect(other));
+    let (engine, _task) = Engine::start(store.clone(), Arc::clone(&presence), alone())
+        .await
+        .unwrap();
+    assert_eq!(state(&engine, one), RouteState::Serving);
+    let mut bystander = engine.follow(other, MapRequest::default()).await.unwrap();
+    assert!(matches!(bystander.next(), Next::Message(_)));
+    let change = async {
+        let mut tx = store.write().await.unwrap();
+        tx.rename_node(one, &"renamed".parse().unwrap())
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+        engine.changed().await;
+    };
+    let (message, ()) = tokio::join!(news(&engine, one), change);
+    let StreamMessage::Delta { delta } = message else {
+        panic!("{message:?}");
+    };
+    assert_eq!(delta.node.unwrap().name.as_str(), "renamed");
+    assert_eq!(engine.generation(one), Some(delta.to));
+    assert_eq!(bystander.next(), Next::Nothing, "they are not peers");
+}
+
+#[tokio::test]
+async fn a_number_of_another_coordinator_is_passed() {
+    let (_directory, store) = store().await;
+    let node = relay(&store, 1, false).await;
+    let (engine, _task) = Engine::start(store.clone(), long_running(), alone())
+        .await
+        .unwrap();
+    let mut maps = engine.follow(node, MapRequest::default()).await.unwrap();
+    let Next::Message(StreamMessage::Full { mut map }) = maps.next() else {
+        panic!("a full map was expected");
+    };
+    // The other one came further.
+    let far = Generation(map.generation.0 + 100);
+    let mut tx = store.write().await.unwrap();
+    tx.set_newest_generation(far).await.unwrap();
+    tx.commit().await.unwrap();
+    map.generation = far;
+    let request = MapRequest {
+        held: Some(far),
+        digest: map.digest(),
+    };
+    let mut maps = engine.follow(node, request).await.unwrap();
+    let Next::Message(StreamMessage::Delta { delta }) = maps.next() else {
+        panic!("only the number changes");
+    };
+    assert_eq!(delta.from, far);
+    assert!(delta.to > far);
+    assert_eq!(delta.node, None);
 }
 
 #[tokio::test]

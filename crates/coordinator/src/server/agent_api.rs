@@ -15,7 +15,7 @@ use axum::{
     routing::post,
 };
 use std::sync::Arc;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use weir_protocol::{
     MAP_PATH, MapRequest, REGISTER_PATH, REPORT_PATH, RegisterRequest, RegisterResponse,
     ReportRequest, UPDATE_PATH, UpdateRequest,
@@ -25,8 +25,17 @@ use weir_protocol::{
 #[derive(Clone, Debug)]
 pub(super) struct Stopping(pub(super) watch::Receiver<bool>);
 
+/// Lets so many agents be told their first map at a time.
+#[derive(Clone, Debug)]
+struct FirstMaps(Arc<Semaphore>);
+
+/// How many agents are told their first map at a time. Whole maps are long: when all agents come
+/// back at once, only so many of them are in memory.
+const FIRST_MAPS: usize = 64;
+
 /// The routes of the agent API.
 pub(super) fn router(coordinator: Arc<Coordinator>, stopping: Stopping) -> Router {
+    let first_maps = FirstMaps(Arc::new(Semaphore::new(FIRST_MAPS)));
     Router::new()
         .route(REGISTER_PATH, post(register))
         .route(MAP_PATH, post(map))
@@ -35,6 +44,7 @@ pub(super) fn router(coordinator: Arc<Coordinator>, stopping: Stopping) -> Route
         .fallback(answer::no_such_path)
         .method_not_allowed_fallback(answer::no_such_method)
         .layer(Extension(stopping))
+        .layer(Extension(first_maps))
         .with_state(coordinator)
 }
 
@@ -56,6 +66,7 @@ async fn register(
 async fn map(
     State(coordinator): State<Arc<Coordinator>>,
     Extension(Stopping(stopping)): Extension<Stopping>,
+    Extension(FirstMaps(first_maps)): Extension<FirstMaps>,
     request: SignedRequest<MapRequest>,
 ) -> Result<Response, Refusal> {
     let node = request.node.ok_or_else(enrolment::not_enrolled)?;
@@ -63,8 +74,8 @@ async fn map(
         coordinator.engine.changed().await;
     }
     let lines = stream::lines(Source {
-        maps: coordinator.engine.subscribe(node.id),
-        held: request.body.held,
+        maps: coordinator.engine.follow(node.id, request.body).await?,
+        first_maps,
         stopping,
         connected: coordinator.presence.connect(node.id),
     });

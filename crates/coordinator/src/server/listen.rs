@@ -23,6 +23,13 @@ use tower::ServiceExt;
 const MAX_CONNECTIONS: usize = 20_000;
 /// How long a TLS handshake may take.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
+/// How many TLS handshakes run at a time. They are most of what a new connection costs: done one
+/// after the other the first agents are served while the last still wait, instead of all waiting
+/// until none has patience left.
+const MAX_HANDSHAKES: usize = 128;
+/// How long a handshake counts as one of them. A slow peer goes on beside the others, so that
+/// silent connections keep nobody out.
+const HANDSHAKE_TURN: Duration = Duration::from_millis(500);
 /// How long the head of a request may take.
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 /// How long sent data may stay unacknowledged until the peer counts as gone: one and a half
@@ -42,6 +49,7 @@ pub(super) async fn serve(
 ) {
     let acceptor = TlsAcceptor::from(tls);
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -58,8 +66,9 @@ pub(super) async fn serve(
             }
         };
         let (acceptor, router, stopping) = (acceptor.clone(), router.clone(), stopping.clone());
+        let handshakes = Arc::clone(&handshakes);
         connections.spawn(async move {
-            connection(stream, peer, &acceptor, router, stopping).await;
+            connection(stream, peer, &acceptor, &handshakes, router, stopping).await;
             drop(permit);
         });
     }
@@ -97,6 +106,7 @@ async fn connection(
     stream: TcpStream,
     peer: SocketAddr,
     acceptor: &TlsAcceptor,
+    handshakes: &Semaphore,
     router: Router,
     mut stopping: watch::Receiver<bool>,
 ) {
@@ -107,7 +117,17 @@ async fn connection(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "cannot set TCP_NODELAY");
     }
-    let stream = match timeout(HANDSHAKE_DEADLINE, acceptor.accept(stream)).await {
+    let handshake = async {
+        // Never closed.
+        let turn = handshakes.acquire().await;
+        let mut handshake = pin!(timeout(HANDSHAKE_DEADLINE, acceptor.accept(stream)));
+        if let Ok(done) = timeout(HANDSHAKE_TURN, handshake.as_mut()).await {
+            return done;
+        }
+        drop(turn);
+        handshake.await
+    };
+    let stream = match handshake.await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             tracing::info!(%peer, %error, "a TLS handshake failed");

@@ -1,25 +1,35 @@
 //! The map stream of one node: its newest map, then what changes.
 
-use crate::{engine::Current, presence::Connected};
+use crate::{
+    clock,
+    engine::{Follower, Next},
+    presence::Connected,
+};
 use axum::body::Bytes;
 use futures_util::stream::{self, Stream};
 use std::{convert::Infallible, sync::Arc, time::Duration};
 use tokio::{
-    sync::watch,
-    time::{Instant, MissedTickBehavior, interval_at},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    time::{Instant, MissedTickBehavior, interval_at, timeout},
 };
-use weir_overlay::Generation;
-use weir_protocol::{HEARTBEAT_SECONDS, NetworkMap, StreamMessage};
+use weir_protocol::{HEARTBEAT_SECONDS, StreamMessage};
 
 const HEARTBEAT: Duration = Duration::from_secs(HEARTBEAT_SECONDS);
+/// The longest that an agent waits for its turn to be told its first map, below the silence after
+/// which it gives up itself.
+const FIRST_MAP_DEADLINE: Duration = Duration::from_secs(2 * HEARTBEAT_SECONDS);
+/// The shortest time after which agents come back to a coordinator that stops: a restart.
+const RECONNECT_FIRST_MS: u64 = 500;
+/// The longest.
+const RECONNECT_LAST_MS: u64 = 10_000;
 
 /// What a stream is made of.
 #[derive(Debug)]
 pub(super) struct Source {
-    /// The node's newest map.
-    pub(super) maps: watch::Receiver<Current>,
-    /// The generation that the agent says it holds.
-    pub(super) held: Option<Generation>,
+    /// The node's map.
+    pub(super) maps: Follower,
+    /// Lets only so many agents be told their first map at a time.
+    pub(super) first_maps: Arc<Semaphore>,
     /// Turns true when the coordinator stops.
     pub(super) stopping: watch::Receiver<bool>,
     /// Marks the node as connected while the stream lives.
@@ -27,27 +37,23 @@ pub(super) struct Source {
 }
 
 struct State {
-    maps: watch::Receiver<Current>,
-    held: Option<Generation>,
-    stopping: watch::Receiver<bool>,
-    _connected: Connected,
-    /// What the agent has after the last message.
-    sent: Option<Arc<NetworkMap>>,
+    source: Source,
     heartbeat: tokio::time::Interval,
+    /// The turn to be told the first map, kept until that has left.
+    turn: Option<OwnedSemaphorePermit>,
+    ends: bool,
 }
 
 /// Lines of JSON, one message each. A line is made when the connection has room for it, of the
-/// newest map there is then: a slow reader misses what was in between.
+/// network as it is then: a slow reader misses what was in between.
 pub(super) fn lines(source: Source) -> impl Stream<Item = Result<Bytes, Infallible>> {
     let mut heartbeat = interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let state = State {
-        maps: source.maps,
-        held: source.held,
-        stopping: source.stopping,
-        _connected: source.connected,
-        sent: None,
+        source,
         heartbeat,
+        turn: None,
+        ends: false,
     };
     stream::unfold(state, |mut state| async move {
         let message = state.next().await?;
@@ -68,103 +74,118 @@ pub(super) fn lines(source: Source) -> impl Stream<Item = Result<Bytes, Infallib
 impl State {
     /// The next message; none when the node was deleted or the coordinator stops.
     async fn next(&mut self) -> Option<StreamMessage> {
+        // Called again, so the line before has left.
+        self.turn = None;
+        if self.ends {
+            return None;
+        }
+        if self.source.maps.sent().is_none() {
+            let turn = Arc::clone(&self.source.first_maps).acquire_owned();
+            self.turn = timeout(FIRST_MAP_DEADLINE, turn).await.ok()?.ok();
+        }
         loop {
-            if *self.stopping.borrow() {
-                return None;
+            if *self.source.stopping.borrow() {
+                self.ends = true;
+                return Some(self.closing());
             }
-            let newest = match &*self.maps.borrow_and_update() {
-                Current::Map(map) => Some(Arc::clone(map)),
-                Current::Pending => None,
-                Current::Gone => return None,
-            };
-            if let Some(message) = newest.and_then(|newest| self.message(newest)) {
-                self.heartbeat.reset();
-                return Some(message);
+            match self.source.maps.next() {
+                Next::Message(message) => {
+                    self.heartbeat.reset();
+                    return Some(message);
+                }
+                Next::Nothing => {}
+                Next::Gone => return None,
             }
             tokio::select! {
-                changed = self.maps.changed() => changed.ok()?,
-                stopping = self.stopping.changed() => stopping.ok()?,
+                () = self.source.maps.changed() => {}
+                stopping = self.source.stopping.changed() => stopping.ok()?,
                 _ = self.heartbeat.tick() => {
-                    if let Some(sent) = &self.sent {
-                        return Some(StreamMessage::Heartbeat { generation: sent.generation });
+                    if let Some(generation) = self.source.maps.sent() {
+                        return Some(StreamMessage::Heartbeat { generation });
                     }
                 }
             }
         }
     }
 
-    /// What to say about the newest map; none when the agent has it.
-    fn message(&mut self, newest: Arc<NetworkMap>) -> Option<StreamMessage> {
-        let generation = newest.generation;
-        let message = match &self.sent {
-            None if self.held == Some(generation) => StreamMessage::Heartbeat { generation },
-            None => full(&newest),
-            Some(sent) if sent.generation == generation => return None,
-            Some(sent) => match weir_netmap::delta(sent, &newest) {
-                Some(delta) => StreamMessage::Delta {
-                    delta: Box::new(delta),
-                },
-                // Only the number changed. The agent must hear of it all the same.
-                None => full(&newest),
-            },
-        };
-        self.sent = Some(newest);
-        Some(message)
-    }
-}
-
-fn full(map: &Arc<NetworkMap>) -> StreamMessage {
-    StreamMessage::Full {
-        map: Box::new(NetworkMap::clone(map)),
+    /// Tells the agent when to come back: a millisecond for each agent, in random order.
+    fn closing(&self) -> StreamMessage {
+        let agents = u64::try_from(self.source.connected.online()).unwrap_or(u64::MAX);
+        let spread = agents.clamp(RECONNECT_FIRST_MS, RECONNECT_LAST_MS - RECONNECT_FIRST_MS);
+        let random = clock::random::<8>().map_or(0, u64::from_le_bytes);
+        StreamMessage::Closing {
+            reconnect_in_ms: RECONNECT_FIRST_MS + random % spread,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::presence::Presence;
+    use crate::{engine::Maps, presence::Presence};
     use futures_util::StreamExt;
     use std::collections::{BTreeMap, BTreeSet};
-    use weir_overlay::NodeId;
-    use weir_protocol::SelfNode;
+    use weir_netmap::{LiveNetwork, NetworkChange, NetworkState, Node};
+    use weir_overlay::{Generation, NodeId, NodePublicKey};
+    use weir_policy::Policy;
+    use weir_protocol::{HostInfo, MapRequest, NetworkMap};
 
-    fn map(generation: u64, notice: &str) -> Current {
-        Current::Map(Arc::new(NetworkMap {
-            generation: Generation(generation),
-            node: SelfNode {
-                id: NodeId(1),
-                name: "relay".parse().unwrap(),
-                user: None,
-                tags: BTreeSet::new(),
-                addresses: BTreeSet::new(),
-                routes: Vec::new(),
-            },
-            peers: BTreeMap::new(),
-            filter: Vec::new(),
-            notices: vec![notice.to_owned()],
-        }))
+    const NODE: NodeId = NodeId(1);
+
+    fn node(name: &str) -> Node {
+        Node {
+            id: NODE,
+            name: name.parse().unwrap(),
+            user: None,
+            tags: BTreeSet::new(),
+            node_key: NodePublicKey::from_bytes([1; 32]),
+            addresses: BTreeSet::new(),
+            created: 0,
+            host: HostInfo::default(),
+            decisions: BTreeMap::new(),
+            observed_address: None,
+            healthy: true,
+        }
     }
 
     struct Ends {
-        maps: watch::Sender<Current>,
+        maps: Arc<Maps>,
         stopping: watch::Sender<bool>,
     }
 
-    fn open(
-        held: Option<u64>,
-    ) -> (
-        Ends,
-        std::pin::Pin<Box<impl Stream<Item = Result<Bytes, Infallible>>>>,
-    ) {
-        let (maps, maps_seen) = watch::channel(Current::Pending);
-        let (stopping, stopping_seen) = watch::channel(false);
-        let lines = lines(Source {
-            maps: maps_seen,
-            held: held.map(Generation),
-            stopping: stopping_seen,
-            connected: Presence::new(std::time::Instant::now()).connect(NodeId(1)),
-        });
-        (Ends { maps, stopping }, Box::pin(lines))
+    type Lines = std::pin::Pin<Box<dyn Stream<Item = Result<Bytes, Infallible>>>>;
+
+    impl Ends {
+        /// One node whose map is number 3.
+        fn new() -> Self {
+            let state = NetworkState {
+                nodes: [(NODE, node("a"))].into(),
+                ..NetworkState::default()
+            };
+            let network = LiveNetwork::new(state, Policy::empty().into());
+            Self {
+                maps: Arc::new(Maps::new(network, Generation(3))),
+                stopping: watch::Sender::new(false),
+            }
+        }
+
+        fn open(&self, request: MapRequest) -> Lines {
+            Box::pin(lines(Source {
+                maps: self.maps.follow(NODE, request),
+                first_maps: Arc::new(Semaphore::new(1)),
+                stopping: self.stopping.subscribe(),
+                connected: Presence::new(std::time::Instant::now()).connect(NODE),
+            }))
+        }
+
+        fn change(&self, generation: u64, change: NetworkChange) {
+            let touched = self.maps.apply(vec![change], Generation(generation));
+            self.maps.tell(&touched);
+        }
+
+        fn rename(&self, generation: u64, name: &str) {
+            self.change(generation, NetworkChange::Node(Box::new(node(name))));
+        }
     }
 
     fn read(line: Option<Result<Bytes, Infallible>>) -> StreamMessage {
@@ -173,27 +194,90 @@ mod tests {
         serde_json::from_slice(&line).unwrap()
     }
 
+    async fn full(lines: &mut Lines) -> NetworkMap {
+        match read(lines.next().await) {
+            StreamMessage::Full { map } => *map,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn holding(map: &NetworkMap) -> MapRequest {
+        MapRequest {
+            held: Some(map.generation),
+            digest: map.digest(),
+        }
+    }
+
     #[tokio::test]
     async fn a_slow_reader_gets_one_delta_to_the_newest_map() {
-        let (ends, mut lines) = open(None);
-        ends.maps.send_replace(map(3, "a"));
-        let first = read(lines.next().await);
-        assert!(matches!(first, StreamMessage::Full { map } if map.generation == Generation(3)));
+        let ends = Ends::new();
+        let mut lines = ends.open(MapRequest::default());
+        assert_eq!(full(&mut lines).await.generation, Generation(3));
         for generation in 4..=9 {
-            ends.maps
-                .send_replace(map(generation, &generation.to_string()));
+            ends.rename(generation, &format!("n{generation}"));
         }
         let StreamMessage::Delta { delta } = read(lines.next().await) else {
             panic!("a delta was expected");
         };
         assert_eq!((delta.from, delta.to), (Generation(3), Generation(9)));
-        assert_eq!(delta.notices, Some(vec!["9".to_owned()]));
+        assert_eq!(delta.node.unwrap().name.as_str(), "n9");
+    }
+
+    #[tokio::test]
+    async fn who_comes_back_is_told_the_difference() {
+        let ends = Ends::new();
+        let mut lines = ends.open(MapRequest::default());
+        let held = full(&mut lines).await;
+        drop(lines);
+        ends.rename(4, "b");
+        ends.rename(5, "c");
+        // The digest is not asked for: the generation is known.
+        let mut request = holding(&held);
+        request.digest = None;
+        let mut lines = ends.open(request);
+        let StreamMessage::Delta { delta } = read(lines.next().await) else {
+            panic!("a delta was expected");
+        };
+        assert_eq!((delta.from, delta.to), (Generation(3), Generation(5)));
+        let mut map = held;
+        weir_netmap::apply(&mut map, &delta).unwrap();
+        assert_eq!(map.node.name.as_str(), "c");
+    }
+
+    #[tokio::test]
+    async fn a_coordinator_that_was_restarted_knows_a_map_by_what_it_says() {
+        let held = full(&mut Ends::new().open(MapRequest::default())).await;
+        let restarted = Ends::new();
+        restarted.rename(7, "b");
+        restarted.rename(8, "a");
+        let first = read(restarted.open(holding(&held)).next().await);
+        let generation = held.generation;
+        assert_eq!(first, StreamMessage::Heartbeat { generation });
+        // What it does not know, or what is no longer so, is told whole.
+        let mut unknown = holding(&held);
+        unknown.digest = None;
+        let other = Ends::new();
+        other.rename(7, "b");
+        for request in [unknown, holding(&held)] {
+            let map = full(&mut other.open(request)).await;
+            assert_eq!(map.generation, Generation(7));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_generation_of_the_future_gets_the_whole_map() {
+        let ends = Ends::new();
+        let mut held = full(&mut ends.open(MapRequest::default())).await;
+        held.generation = Generation(u64::MAX);
+        let map = full(&mut ends.open(holding(&held))).await;
+        assert_eq!(map.generation, Generation(3));
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_holds_the_newest_map_hears_a_heartbeat_at_once_and_again() {
-        let (ends, mut lines) = open(Some(3));
-        ends.maps.send_replace(map(3, "a"));
+        let ends = Ends::new();
+        let held = full(&mut ends.open(MapRequest::default())).await;
+        let mut lines = ends.open(holding(&held));
         let start = Instant::now();
         for seconds in [0, HEARTBEAT_SECONDS, 2 * HEARTBEAT_SECONDS] {
             let message = read(lines.next().await);
@@ -207,17 +291,44 @@ mod tests {
 
     #[tokio::test]
     async fn the_stream_of_a_deleted_node_ends() {
-        let (ends, mut lines) = open(None);
-        ends.maps.send_replace(map(3, "a"));
-        read(lines.next().await);
-        ends.maps.send_replace(Current::Gone);
+        let ends = Ends::new();
+        let mut lines = ends.open(MapRequest::default());
+        full(&mut lines).await;
+        ends.change(4, NetworkChange::Left(NODE));
         assert!(lines.next().await.is_none());
     }
 
     #[tokio::test]
-    async fn streams_end_when_the_coordinator_stops() {
-        let (ends, mut lines) = open(None);
+    async fn agents_are_told_when_to_come_back_to_a_coordinator_that_stops() {
+        let ends = Ends::new();
+        let mut lines = ends.open(MapRequest::default());
         ends.stopping.send_replace(true);
+        let StreamMessage::Closing { reconnect_in_ms } = read(lines.next().await) else {
+            panic!("it is stopping");
+        };
+        assert!((RECONNECT_FIRST_MS..RECONNECT_LAST_MS).contains(&reconnect_in_ms));
         assert!(lines.next().await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn first_maps_are_told_in_turn() {
+        let ends = Ends::new();
+        let turns = Arc::new(Semaphore::new(1));
+        let open = || -> Lines {
+            Box::pin(lines(Source {
+                maps: ends.maps.follow(NODE, MapRequest::default()),
+                first_maps: Arc::clone(&turns),
+                stopping: ends.stopping.subscribe(),
+                connected: Presence::new(std::time::Instant::now()).connect(NODE),
+            }))
+        };
+        let (mut one, mut other) = (open(), open());
+        full(&mut one).await;
+        // The first one's map has not left yet.
+        let waits = timeout(Duration::from_secs(1), other.next()).await;
+        assert!(waits.is_err());
+        let (next, map) = tokio::join!(one.next(), full(&mut other));
+        assert!(matches!(read(next), StreamMessage::Heartbeat { .. }));
+        assert_eq!(map.generation, Generation(3));
     }
 }

@@ -118,6 +118,7 @@ impl Store {
         let source = Self {
             pool: Pool::Sqlite(pool),
             writer: std::sync::Arc::default(),
+            changes: std::sync::Arc::default(),
         };
         let done = self.replace_by(&source, keep, actor, now).await;
         source.close().await;
@@ -149,7 +150,6 @@ impl Store {
         for table in TABLES {
             copy::copy(&mut from, &mut to, table).await?;
         }
-        execute!(to, "forget the numbers of network maps", "DELETE FROM maps")?;
         to.advance_identities().await?;
         to.set_newest_generation(Generation(newest.0.saturating_add(GENERATIONS_SKIPPED)))
             .await?;
@@ -163,7 +163,7 @@ impl Store {
         to.record(entry, Some(&head(&before)), Some(&head(&report.head)))
             .await?;
         let (nodes,): (i64,) = fetch_one!(to, "count the nodes", "SELECT count(*) FROM nodes")?;
-        to.network_changed = true;
+        to.changes.everything = true;
         to.commit().await?;
         Ok(Restored {
             kept: keep,

@@ -1,14 +1,14 @@
 //! What coordinators on one database know of each other.
 
 use super::{
-    Pool, Store, StoreError, StoredMap, Tx,
+    Pool, Store, StoreError, Tx,
     dialect::{Inner, execute, fetch_all, fetch_one},
     parse, signed, unsigned,
 };
 use sqlx::{Connection, PgConnection, postgres::PgListener};
 use std::{collections::BTreeSet, fmt, time::Duration};
 use tokio::time::timeout;
-use weir_overlay::{Generation, NodeId};
+use weir_overlay::NodeId;
 use weir_protocol::Pin;
 
 /// The advisory lock of PostgreSQL that the leading coordinator holds: "weir" in ASCII.
@@ -376,25 +376,8 @@ impl Tx {
                 signed(node.0)
             )?;
         }
-        self.network_changed |= before != *absent;
+        self.changes.absent |= before != *absent;
         Ok(())
-    }
-
-    /// The maps that were numbered after `generation`, by any coordinator.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn maps_after(
-        &mut self,
-        generation: Generation,
-    ) -> Result<Vec<StoredMap>, StoreError> {
-        let rows: Vec<(i64, i64, String)> = fetch_all!(
-            self,
-            "read the newest generations of the maps",
-            "SELECT node_id, generation, digest FROM maps WHERE generation > $1 ORDER BY node_id",
-            signed(generation.0)
-        )?;
-        rows.into_iter().map(super::maps::stored).collect()
     }
 
     /// Tells other coordinators to look, once this is committed.

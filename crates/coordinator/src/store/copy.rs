@@ -110,12 +110,8 @@ pub(super) const TABLES: &[Table] = &[
         columns: &[("\"only\"", Integer), ("generation", Integer)],
     },
     Table {
-        name: "maps",
-        columns: &[
-            ("node_id", Integer),
-            ("generation", Integer),
-            ("digest", Text),
-        ],
+        name: "primaries",
+        columns: &[("prefix", Text), ("node_id", Integer)],
     },
     Table {
         name: "audit",

@@ -1,18 +1,10 @@
-//! Numbers of network maps, and signatures that were accepted.
+//! Numbers of network maps, primaries of routes, and signatures that were accepted.
 
 use super::dialect::{execute, fetch_all, fetch_one};
-use super::{StoreError, StoredMap, Tx, parse, signed, unsigned};
+use super::{StoreError, Tx, parse, signed, unsigned};
+use ipnet::IpNet;
+use std::collections::BTreeMap;
 use weir_overlay::{Generation, MachinePublicKey, NodeId};
-
-pub(super) fn stored(
-    (node, generation, digest): (i64, i64, String),
-) -> Result<StoredMap, StoreError> {
-    Ok(StoredMap {
-        node: NodeId(unsigned("node id", node)?),
-        generation: Generation(unsigned("generation", generation)?),
-        digest,
-    })
-}
 
 impl Tx {
     /// The newest number that any map has.
@@ -69,34 +61,52 @@ impl Tx {
         Ok(())
     }
 
-    /// The number and digest of every node's newest map.
+    /// The relay that each subnet route was last reached through.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn stored_maps(&mut self) -> Result<Vec<StoredMap>, StoreError> {
-        let rows: Vec<(i64, i64, String)> = fetch_all!(
+    pub async fn primaries(&mut self) -> Result<BTreeMap<IpNet, NodeId>, StoreError> {
+        let rows: Vec<(String, i64)> = fetch_all!(
             self,
-            "read the generations of the maps",
-            "SELECT node_id, generation, digest FROM maps ORDER BY node_id"
+            "read the primaries of the routes",
+            "SELECT prefix, node_id FROM primaries"
         )?;
-        rows.into_iter().map(stored).collect()
+        rows.into_iter()
+            .map(|(prefix, node)| {
+                Ok((
+                    parse("prefix", &prefix)?,
+                    NodeId(unsigned("node id", node)?),
+                ))
+            })
+            .collect()
     }
 
-    /// Stores which map a node is given now. A node that is gone meanwhile is passed over.
+    /// Stores which relay a subnet route is reached through; none when nobody serves it. A node
+    /// that is gone meanwhile is passed over.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn set_stored_map(&mut self, map: &StoredMap) -> Result<(), StoreError> {
+    pub async fn set_primary(
+        &mut self,
+        route: &IpNet,
+        primary: Option<NodeId>,
+    ) -> Result<(), StoreError> {
+        let doing = "store the primary of a route";
         execute!(
             self,
-            "store the generation of a map",
-            "INSERT INTO maps (node_id, generation, digest) \
-             SELECT id, $2, $3 FROM nodes WHERE id = $1 \
-             ON CONFLICT (node_id) DO UPDATE SET generation = $2, digest = $3",
-            signed(map.node.0),
-            signed(map.generation.0),
-            &map.digest
+            doing,
+            "DELETE FROM primaries WHERE prefix = $1",
+            route.to_string()
         )?;
+        if let Some(primary) = primary {
+            execute!(
+                self,
+                doing,
+                "INSERT INTO primaries (prefix, node_id) SELECT $1, id FROM nodes WHERE id = $2",
+                route.to_string(),
+                signed(primary.0)
+            )?;
+        }
         Ok(())
     }
 

@@ -9,6 +9,7 @@ mod audit;
 mod audit_chain;
 mod auth_keys;
 mod backup;
+mod changes;
 mod coordinators;
 mod copy;
 mod database;
@@ -24,17 +25,23 @@ mod users;
 pub use audit::{Actor, AuditEntry, AuditRow};
 pub use audit_chain::{AuditFlaw, AuditHead, AuditReport};
 pub use backup::{BackupError, Restored};
+pub use changes::Changes;
 pub use coordinators::{Candidate, CoordinatorRow, Epoch, Follow};
 pub use database::{Database, DatabaseUrlError};
 pub use open::OpenError;
 pub use routes::Decision;
 pub use rows::{
-    AuthKeyRow, NewAuthKey, NewNode, NodeRow, PolicyRow, RevisionRow, RouteRow, StoredMap, UserRow,
+    AuthKeyRow, NewAuthKey, NewNode, NodeRow, PolicyRow, RevisionRow, RouteRow, UserRow,
 };
 
-use dialect::{Inner, execute, fetch_one};
+use dialect::{Inner, fetch_one};
 use sqlx::{PgPool, SqlitePool};
-use std::{fmt, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    str::FromStr,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 use tokio::{
     sync::{Mutex, OwnedMutexGuard},
     time::timeout,
@@ -56,7 +63,11 @@ pub struct Store {
     /// Writers queue here, first come first served, and not inside the database: there each would
     /// hold a connection that readers need, and whoever waits longest could be starved.
     writer: Arc<Mutex<()>>,
+    /// What was changed since somebody asked.
+    changes: SharedChanges,
 }
+
+type SharedChanges = Arc<std::sync::Mutex<Changes>>;
 
 /// The connections to either.
 #[derive(Clone)]
@@ -133,8 +144,10 @@ impl StoreError {
 /// not committed is undone when it is dropped.
 pub struct Tx {
     inner: Inner,
-    /// Whether what network maps are made of was changed.
-    network_changed: bool,
+    /// What was changed of that which network maps are made of.
+    changes: Changes,
+    /// Where that is told once it is committed.
+    told: SharedChanges,
     /// The newest entry that was written to the audit log.
     recorded: Option<AuditHead>,
     // Behind the transaction, so that it is dropped after it.
@@ -161,10 +174,8 @@ impl Store {
                 .await
                 .map(Inner::Postgres),
         };
-        Ok(Tx::new(
-            inner.map_err(StoreError::doing("begin to read the database"))?,
-            None,
-        ))
+        let inner = inner.map_err(StoreError::doing("begin to read the database"))?;
+        Ok(self.begun(inner, None))
     }
 
     /// Begins a change. Changes run one after the other, also those of other coordinators on the
@@ -182,7 +193,7 @@ impl Store {
             Pool::Sqlite(pool) => pool.begin_with("BEGIN IMMEDIATE").await.map(Inner::Sqlite),
             Pool::Postgres(pool) => pool.begin().await.map(Inner::Postgres),
         };
-        let mut tx = Tx::new(inner.map_err(StoreError::doing(doing))?, Some(turn));
+        let mut tx = self.begun(inner.map_err(StoreError::doing(doing))?, Some(turn));
         if let Inner::Postgres(inner) = &mut tx.inner {
             // Whoever has this row has the turn.
             sqlx::query("SELECT number FROM revision FOR UPDATE")
@@ -206,7 +217,25 @@ impl Store {
             .begin()
             .await
             .map_err(StoreError::doing("begin to change the database"))?;
-        Ok(Tx::new(Inner::Postgres(inner), None))
+        Ok(self.begun(Inner::Postgres(inner), None))
+    }
+
+    /// What changes that were committed here since the last call were about. Those that another
+    /// program made are not among them: [`Tx::revision`] tells that there are any.
+    #[must_use]
+    pub fn take_changes(&self) -> Changes {
+        let mut changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *changes)
+    }
+
+    fn begun(&self, inner: Inner, turn: Option<OwnedMutexGuard<()>>) -> Tx {
+        Tx {
+            inner,
+            changes: Changes::default(),
+            told: Arc::clone(&self.changes),
+            recorded: None,
+            _turn: turn,
+        }
     }
 
     /// Closes the connections, so that nothing is left in the write-ahead log.
@@ -219,15 +248,6 @@ impl Store {
 }
 
 impl Tx {
-    const fn new(inner: Inner, turn: Option<OwnedMutexGuard<()>>) -> Self {
-        Self {
-            inner,
-            network_changed: false,
-            recorded: None,
-            _turn: turn,
-        }
-    }
-
     /// How often what network maps are made of has changed.
     ///
     /// # Errors
@@ -247,19 +267,26 @@ impl Tx {
     /// [`StoreError::Database`]. Then nothing was changed, unless the connection broke while the
     /// database was saying that it is done.
     pub async fn commit(mut self) -> Result<(), StoreError> {
-        if self.network_changed {
-            execute!(
+        let changed = !self.changes.is_empty();
+        if changed {
+            let (number,): (i64,) = fetch_one!(
                 self,
                 "count a change of the network",
-                "UPDATE revision SET number = number + 1"
+                "UPDATE revision SET number = number + 1 RETURNING number"
             )?;
+            let number = unsigned("revision of the network", number)?;
+            self.changes.revisions.insert(number);
             self.notify().await?;
         }
-        match self.inner {
+        let committed = match self.inner {
             Inner::Sqlite(inner) => inner.commit().await,
             Inner::Postgres(inner) => inner.commit().await,
+        };
+        if changed {
+            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            told.merge(self.changes);
         }
-        .map_err(StoreError::doing("commit a change"))?;
+        committed.map_err(StoreError::doing("commit a change"))?;
         if let Some(head) = self.recorded {
             // Whoever keeps the log elsewhere can hold the audit log against it.
             tracing::info!(%head, "the audit log grew");

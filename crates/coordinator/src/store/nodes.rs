@@ -107,6 +107,27 @@ impl Tx {
             "SELECT nodes.*, users.name AS user_name FROM nodes \
              LEFT JOIN users ON users.id = nodes.user_id ORDER BY nodes.id"
         )?;
+        self.all_with_tags(rows).await
+    }
+
+    /// The nodes that are forgotten once they stay away, by id.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn ephemeral_nodes(&mut self) -> Result<Vec<NodeRow>, StoreError> {
+        let rows: Vec<Columns> = fetch_all!(
+            self,
+            "list the ephemeral nodes",
+            "SELECT nodes.*, users.name AS user_name FROM nodes \
+             LEFT JOIN users ON users.id = nodes.user_id WHERE nodes.ephemeral ORDER BY nodes.id"
+        )?;
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.all_with_tags(rows).await
+    }
+
+    async fn all_with_tags(&mut self, rows: Vec<Columns>) -> Result<Vec<NodeRow>, StoreError> {
         let tags: Vec<(i64, String)> = fetch_all!(
             self,
             "list the tags of nodes",
@@ -155,6 +176,21 @@ impl Tx {
             "SELECT nodes.*, users.name AS user_name FROM nodes \
              LEFT JOIN users ON users.id = nodes.user_id WHERE nodes.machine_key = $1",
             key.to_string()
+        )?;
+        self.with_tags(columns).await
+    }
+
+    /// The node of this id.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn node(&mut self, id: NodeId) -> Result<Option<NodeRow>, StoreError> {
+        let columns = fetch_optional!(
+            self,
+            "look a node up",
+            "SELECT nodes.*, users.name AS user_name FROM nodes \
+             LEFT JOIN users ON users.id = nodes.user_id WHERE nodes.id = $1",
+            signed(id.0)
         )?;
         self.with_tags(columns).await
     }
@@ -223,7 +259,7 @@ impl Tx {
             node.created_at
         )?;
         let id = NodeId(unsigned("node id", id)?);
-        self.network_changed = true;
+        self.changes.nodes.insert(id);
         self.set_node_tags(id, &node.tags).await?;
         Ok(id)
     }
@@ -237,7 +273,7 @@ impl Tx {
         id: NodeId,
         tags: &BTreeSet<Tag>,
     ) -> Result<(), StoreError> {
-        self.network_changed = true;
+        self.changes.nodes.insert(id);
         let doing = "store the tags of a node";
         execute!(
             self,
@@ -266,7 +302,7 @@ impl Tx {
         id: NodeId,
         user: Option<UserId>,
     ) -> Result<(), StoreError> {
-        self.network_changed = true;
+        self.changes.nodes.insert(id);
         execute!(
             self,
             "store the owner of a node",
@@ -288,7 +324,7 @@ impl Tx {
         host: &HostInfo,
         observed_address: IpAddr,
     ) -> Result<(), StoreError> {
-        self.network_changed = true;
+        self.changes.nodes.insert(id);
         execute!(
             self,
             "store what a node tells of its host",
@@ -316,7 +352,7 @@ impl Tx {
         id: NodeId,
         key: &NodePublicKey,
     ) -> Result<(), StoreError> {
-        self.network_changed = true;
+        self.changes.nodes.insert(id);
         execute!(
             self,
             "store the key of a node",
@@ -332,7 +368,7 @@ impl Tx {
     /// # Errors
     /// [`StoreError`].
     pub async fn rename_node(&mut self, id: NodeId, name: &NodeName) -> Result<(), StoreError> {
-        self.network_changed = true;
+        self.changes.nodes.insert(id);
         execute!(
             self,
             "rename a node",
@@ -373,7 +409,9 @@ impl Tx {
             address.to_string(),
             signed(id.0)
         )?;
-        self.network_changed |= moved > 0;
+        if moved > 0 {
+            self.changes.nodes.insert(id);
+        }
         Ok(moved > 0)
     }
 
@@ -403,7 +441,7 @@ impl Tx {
     /// # Errors
     /// [`StoreError`].
     pub async fn delete_node(&mut self, id: NodeId) -> Result<(), StoreError> {
-        self.network_changed = true;
+        self.changes.nodes.insert(id);
         execute!(
             self,
             "delete a node",

@@ -112,6 +112,7 @@ impl Store {
         let store = Self {
             pool,
             writer: Arc::default(),
+            changes: Arc::default(),
         };
         store
             .tie_old_audit()
@@ -366,6 +367,7 @@ mod tests {
         let store = Store {
             pool: Pool::Sqlite(pool),
             writer: Arc::default(),
+            changes: Arc::default(),
         };
         for statement in [
             "INSERT INTO policies (text, saved_at, saved_by) VALUES ('{}', 7, 'somebody')",

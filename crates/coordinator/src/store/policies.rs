@@ -81,7 +81,7 @@ impl Tx {
         note: &str,
         now: i64,
     ) -> Result<u64, StoreError> {
-        self.network_changed = true;
+        self.changes.policy = true;
         let (revision,): (i64,) = fetch_one!(
             self,
             "save a policy",

@@ -87,7 +87,7 @@ impl Tx {
         node: NodeId,
         prefixes: &BTreeSet<IpNet>,
     ) -> Result<(), StoreError> {
-        self.network_changed = true;
+        self.changes.nodes.insert(node);
         let doing = "store the advertised routes of a node";
         execute!(
             self,
@@ -131,7 +131,7 @@ impl Tx {
         decision: Option<Decision>,
         now: i64,
     ) -> Result<(), StoreError> {
-        self.network_changed = true;
+        self.changes.nodes.insert(node);
         execute!(
             self,
             "store a decision about a route",

@@ -197,14 +197,3 @@ pub struct RevisionRow {
     /// Why, in the words of who saved it.
     pub note: String,
 }
-
-/// Which map a node was last given.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoredMap {
-    /// The node.
-    pub node: NodeId,
-    /// The number of the map.
-    pub generation: Generation,
-    /// The digest of its content.
-    pub digest: String,
-}

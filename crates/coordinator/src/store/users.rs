@@ -52,7 +52,7 @@ impl Tx {
     /// # Errors
     /// [`StoreError`].
     pub async fn insert_user(&mut self, name: &str, now: i64) -> Result<UserId, StoreError> {
-        self.network_changed = true;
+        self.changes.users = true;
         let (id,): (i64,) = fetch_one!(
             self,
             "create a user",
@@ -68,7 +68,7 @@ impl Tx {
     /// # Errors
     /// [`StoreError`].
     pub async fn delete_user(&mut self, id: UserId) -> Result<(), StoreError> {
-        self.network_changed = true;
+        self.changes.users = true;
         execute!(
             self,
             "delete a user",

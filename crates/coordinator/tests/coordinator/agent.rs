@@ -210,9 +210,10 @@ impl Agent {
         refused_or_done(self.send(&self.prepare(UPDATE_PATH, &request)).await).await
     }
 
-    pub(crate) async fn map_stream(&self, held: Option<u64>) -> MapStream {
+    pub(crate) async fn map_stream(&self, held: Option<&NetworkMap>) -> MapStream {
         let request = MapRequest {
-            held: held.map(weir_overlay::Generation),
+            held: held.map(|map| map.generation),
+            digest: held.and_then(NetworkMap::digest),
         };
         let response = self.send(&self.prepare(MAP_PATH, &request)).await;
         assert_eq!(response.status(), 200);
@@ -285,7 +286,7 @@ impl MapStream {
                 StreamMessage::Delta { delta } => {
                     weir_netmap::apply(self.map.as_mut().unwrap(), &delta).unwrap();
                 }
-                StreamMessage::Heartbeat { .. } => {}
+                StreamMessage::Heartbeat { .. } | StreamMessage::Closing { .. } => {}
             }
         }
         self.map.as_ref().unwrap()

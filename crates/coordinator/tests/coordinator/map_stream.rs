@@ -68,13 +68,14 @@ async fn a_map_that_does_not_change_keeps_its_number() {
     let alice = Agent::new(&server, "alice");
     alice.join(&server.key("alice").await).await.unwrap();
     let mut stream = alice.map_stream(None).await;
-    let held = stream.first().await.generation;
+    let map = stream.first().await;
+    let held = map.generation;
     // Bob is nobody to alice without a policy.
     Agent::new(&server, "bob")
         .join(&server.key("bob").await)
         .await
         .unwrap();
-    let mut again = alice.map_stream(Some(held.0)).await;
+    let mut again = alice.map_stream(Some(&map)).await;
     let message = again.next().await.unwrap();
     assert_eq!(message, StreamMessage::Heartbeat { generation: held });
     server.set_policy(ALLOW_ALL).await;
@@ -126,8 +127,9 @@ async fn streams_end_when_the_coordinator_stops() {
     let mut stream = alice.map_stream(None).await;
     stream.first().await;
     let start = Instant::now();
-    let (_directory, end) = tokio::join!(server.stop(), stream.next());
-    assert_eq!(end, None);
+    let (_directory, closing) = tokio::join!(server.stop(), stream.next());
+    assert!(matches!(closing, Some(StreamMessage::Closing { .. })));
+    assert_eq!(stream.next().await, None);
     assert!(start.elapsed() < Duration::from_secs(3));
 }
 
@@ -138,6 +140,8 @@ async fn admins_see_who_is_connected_and_what_was_applied() {
     alice.join(&server.key("alice").await).await.unwrap();
     let mut stream = alice.map_stream(None).await;
     let generation = stream.first().await.generation;
+    let node = server.json(&["nodes", "show", "alice"]).await;
+    assert_eq!(node["lags"], true);
     let report: ReportRequest = serde_json::from_value(serde_json::json!({
         "generation": generation,
         "failures": [{"item": "add route 8.8.8.8/32", "reason": "EPERM"}],
@@ -148,6 +152,10 @@ async fn admins_see_who_is_connected_and_what_was_applied() {
     let node = server.json(&["nodes", "show", "alice"]).await;
     assert_eq!(node["online"], true);
     assert_eq!(node["applied_generation"], generation.0);
+    assert_eq!(
+        (&node["generation"], &node["lags"]),
+        (&generation.0.into(), &false.into())
+    );
     assert_eq!(node["failures"][0]["item"], "add route 8.8.8.8/32");
     drop(stream);
     // The server learns of it when the connection closes.

@@ -89,7 +89,7 @@ async fn follow(number: usize, agent: &Agent, seen: &Mutex<Seen>) -> Option<()> 
         .newest
         .get(&number)
         .map(|map| map.generation);
-    let request = agent.prepare(MAP_PATH, &MapRequest { held });
+    let request = agent.prepare(MAP_PATH, &MapRequest { held, digest: None });
     let answer = timeout(Duration::from_secs(15), agent.try_send(&request)).await;
     let mut answer = answer.ok()?.ok().filter(|answer| answer.status() == 200)?;
     let mut buffer = Vec::new();
@@ -110,7 +110,7 @@ async fn follow(number: usize, agent: &Agent, seen: &Mutex<Seen>) -> Option<()> 
                     weir_netmap::apply(&mut map, &delta).ok()?;
                     seen.take(number, map);
                 }
-                StreamMessage::Heartbeat { .. } => {}
+                StreamMessage::Heartbeat { .. } | StreamMessage::Closing { .. } => {}
             }
         }
         buffer.extend_from_slice(&answer.chunk().await.ok()??);

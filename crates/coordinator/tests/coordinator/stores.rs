@@ -6,8 +6,8 @@ use ipnet::IpNet;
 use std::{collections::BTreeSet, net::IpAddr};
 use tempfile::TempDir;
 use weir_coordinator::store::{
-    Actor, AuditEntry, AuditFlaw, CoordinatorRow, Database, Decision, NewAuthKey, NewNode,
-    OpenError, Store, StoredMap, Tx,
+    Actor, AuditEntry, AuditFlaw, Changes, CoordinatorRow, Database, Decision, NewAuthKey, NewNode,
+    OpenError, Store, Tx,
 };
 use weir_overlay::{Generation, KeyId, MachinePrivateKey, NodeId, NodePrivateKey, UserId};
 use weir_protocol::{HostInfo, ItemFailure, Pin};
@@ -62,6 +62,8 @@ on_both!(
     decisions_outlive_a_withdrawal,
     policies_are_kept_and_measured_in_bytes,
     generations_only_grow,
+    a_route_has_one_primary,
+    what_was_changed_is_told_once,
     a_signature_is_remembered_once,
     only_what_maps_are_made_of_counts_as_a_change,
     a_reader_sees_one_moment,
@@ -71,7 +73,7 @@ on_both!(
     what_is_stored_is_there_when_it_is_opened_again,
     a_damaged_value_is_named,
     who_is_connected_to_a_coordinator_that_died_is_connected_no_more,
-    absent_nodes_and_numbered_maps_are_for_all,
+    absent_nodes_and_what_is_numbered_are_for_all,
 );
 
 const NOW: i64 = 1_900_000_000;
@@ -275,21 +277,16 @@ async fn what_a_deleted_node_had_goes_with_it(at: Opened) {
     let user = change!(store, |tx| tx.insert_user("alice", NOW));
     let id = change!(store, |tx| tx.insert_node(&node(1, Some(user))));
     change!(store, |tx| tx.set_advertised(id, &[prefix()].into()));
-    let map = StoredMap {
-        node: id,
-        generation: Generation(1),
-        digest: "d".to_owned(),
-    };
-    change!(store, |tx| tx.set_stored_map(&map));
+    change!(store, |tx| tx.set_primary(&prefix(), Some(id)));
     let mut tx = store.write().await.unwrap();
     assert!(tx.delete_user(user).await.is_err(), "it owns a node");
     drop(tx);
     change!(store, |tx| tx.delete_node(id));
-    change!(store, |tx| tx.set_stored_map(&map));
+    change!(store, |tx| tx.set_primary(&prefix(), Some(id)));
     let mut tx = store.read().await.unwrap();
     assert_eq!(tx.nodes().await.unwrap(), []);
     assert_eq!(tx.routes().await.unwrap(), []);
-    assert_eq!(tx.stored_maps().await.unwrap(), []);
+    assert_eq!(tx.primaries().await.unwrap(), [].into());
     drop(tx);
     change!(store, |tx| tx.delete_user(user));
     let next = change!(store, |tx| tx.insert_node(&node(1, None)));
@@ -353,18 +350,46 @@ async fn generations_only_grow(at: Opened) {
     let store = at.store;
     change!(store, |tx| tx.set_newest_generation(Generation(7)));
     change!(store, |tx| tx.set_newest_generation(Generation(5)));
-    let id = change!(store, |tx| tx.insert_node(&node(1, None)));
-    let mut map = StoredMap {
-        node: id,
-        generation: Generation(6),
-        digest: "a".to_owned(),
-    };
-    change!(store, |tx| tx.set_stored_map(&map));
-    map.generation = Generation(7);
-    change!(store, |tx| tx.set_stored_map(&map));
     let mut tx = store.read().await.unwrap();
     assert_eq!(tx.newest_generation().await.unwrap(), Generation(7));
-    assert_eq!(tx.stored_maps().await.unwrap(), [map]);
+}
+
+async fn a_route_has_one_primary(at: Opened) {
+    let store = at.store;
+    let one = change!(store, |tx| tx.insert_node(&node(1, None)));
+    let other = change!(store, |tx| tx.insert_node(&node(2, None)));
+    for (primary, expected) in [
+        (Some(one), [(prefix(), one)].into()),
+        (Some(other), [(prefix(), other)].into()),
+        (None, [].into()),
+    ] {
+        change!(store, |tx| tx.set_primary(&prefix(), primary));
+        let mut tx = store.read().await.unwrap();
+        assert_eq!(tx.primaries().await.unwrap(), expected);
+    }
+}
+
+async fn what_was_changed_is_told_once(at: Opened) {
+    let store = at.store;
+    let id = change!(store, |tx| tx.insert_node(&node(1, None)));
+    drop(store.take_changes());
+    let mut tx = store.write().await.unwrap();
+    tx.set_advertised(id, &[prefix()].into()).await.unwrap();
+    drop(tx);
+    assert!(store.take_changes().is_empty(), "it was not committed");
+    change!(store, |tx|
+        tx.set_advertised(id, &[prefix()].into());
+        tx.insert_user("alice", NOW)
+    );
+    let revision = store.read().await.unwrap().revision().await.unwrap();
+    let told = Changes {
+        nodes: [id].into(),
+        users: true,
+        revisions: [revision].into(),
+        ..Changes::default()
+    };
+    assert_eq!(store.take_changes(), told);
+    assert!(store.take_changes().is_empty());
 }
 
 async fn a_signature_is_remembered_once(at: Opened) {
@@ -571,7 +596,7 @@ async fn who_is_connected_to_a_coordinator_that_died_is_connected_no_more(at: Op
     tx.commit().await.unwrap();
 }
 
-async fn absent_nodes_and_numbered_maps_are_for_all(at: Opened) {
+async fn absent_nodes_and_what_is_numbered_are_for_all(at: Opened) {
     let store = at.store;
     let id = change!(store, |tx| tx.insert_node(&node(1, None)));
     let before = store.read().await.unwrap().revision().await.unwrap();
@@ -582,17 +607,10 @@ async fn absent_nodes_and_numbered_maps_are_for_all(at: Opened) {
     assert_eq!(tx.node_ids().await.unwrap(), [id].into());
     drop(tx);
     change!(store, |tx| tx.set_absent_nodes(&[id].into()));
-    let map = StoredMap {
-        node: id,
-        generation: Generation(3),
-        digest: "d".to_owned(),
-    };
-    change!(store, |tx| tx.set_stored_map(&map); tx.set_numbered_revision(7));
+    change!(store, |tx| tx.set_numbered_revision(7));
     let mut tx = store.read().await.unwrap();
     assert_eq!(tx.revision().await.unwrap(), before + 1, "nothing changed");
     assert_eq!(tx.numbered_revision().await.unwrap(), 7);
-    assert_eq!(tx.maps_after(Generation(2)).await.unwrap(), [map]);
-    assert_eq!(tx.maps_after(Generation(3)).await.unwrap(), []);
     drop(tx);
     change!(store, |tx| tx.set_absent_nodes(&BTreeSet::new()));
     let absent = store.read().await.unwrap().absent_nodes().await.unwrap();
