@@ -8,8 +8,8 @@ use crate::{
     replay::ReplayCache,
     store::{CoordinatorRow, Store, StoreError},
 };
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Instant};
-use tokio::{sync::watch, task::JoinHandle};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use weir_protocol::Pin;
 
 /// What a coordinator is known by.

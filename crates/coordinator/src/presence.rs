@@ -3,9 +3,9 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 use weir_overlay::NodeId;
 
 /// How long a node may be away before another relay takes its routes over. An agent that restarts,

@@ -11,6 +11,8 @@ mod housekeeping;
 mod maps;
 mod policy;
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;
 
 pub(crate) use maps::{Follower, Maps, Next};
@@ -32,11 +34,12 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tokio::{
     sync::watch,
     task::{JoinError, JoinHandle, spawn_blocking},
+    time::Instant,
 };
 use weir_netmap::{LiveNetwork, NetworkChange};
 use weir_overlay::{Generation, NodeId};

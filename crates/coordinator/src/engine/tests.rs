@@ -8,12 +8,9 @@ use crate::{
     store::{Database, Decision, NewAuthKey, Store},
 };
 use ipnet::IpNet;
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 use tempfile::TempDir;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use weir_overlay::{Generation, KeyId, MachinePrivateKey, NodeId, NodePrivateKey};
 use weir_policy::Policy;
 use weir_protocol::{

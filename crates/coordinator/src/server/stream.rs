@@ -174,7 +174,7 @@ mod tests {
                 maps: self.maps.follow(NODE, request),
                 first_maps: Arc::new(Semaphore::new(1)),
                 stopping: self.stopping.subscribe(),
-                connected: Presence::new(std::time::Instant::now()).connect(NODE),
+                connected: Presence::new(Instant::now()).connect(NODE),
             }))
         }
 
@@ -319,7 +319,7 @@ mod tests {
                 maps: ends.maps.follow(NODE, MapRequest::default()),
                 first_maps: Arc::clone(&turns),
                 stopping: ends.stopping.subscribe(),
-                connected: Presence::new(std::time::Instant::now()).connect(NODE),
+                connected: Presence::new(Instant::now()).connect(NODE),
             }))
         };
         let (mut one, mut other) = (open(), open());
