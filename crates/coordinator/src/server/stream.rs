@@ -195,10 +195,10 @@ mod tests {
     }
 
     async fn full(lines: &mut Lines) -> NetworkMap {
-        match read(lines.next().await) {
-            StreamMessage::Full { map } => *map,
-            other => panic!("{other:?}"),
-        }
+        let StreamMessage::Full { map } = read(lines.next().await) else {
+            panic!("a full map was expected");
+        };
+        *map
     }
 
     fn holding(map: &NetworkMap) -> MapRequest {
