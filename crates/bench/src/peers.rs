@@ -116,6 +116,7 @@ pub(crate) fn target(map: &NetworkMap, backend: WireguardBackend) -> Result<Arc<
         exit_node_allow_lan_access: false,
         snat_subnet_routes: true,
         egress: BTreeSet::new(),
+        route_egress: BTreeMap::new(),
         advertised: BTreeSet::from(["203.0.113.80/32".parse()?]),
         ipv6: false,
         autoconfigured_links: BTreeSet::new(),

@@ -166,6 +166,7 @@ impl Network {
             exit_node_allow_lan_access: false,
             snat_subnet_routes: true,
             egress: BTreeSet::new(),
+            route_egress: BTreeMap::new(),
             advertised: OFFERED.iter().map(|offer| prefix(offer)).collect(),
             ipv6: false,
             autoconfigured_links: BTreeSet::new(),
