@@ -100,6 +100,31 @@ Examples:
   agent explain 8.8.8.8:443 --from=alice --trace          the same, with a real packet")]
     Explain(ExplainArgs),
 
+    /// Leave the network for good: remove the node, forget its keys
+    #[command(after_help = "\
+The host is then as it was before `agent up`, and the settings stay saved. To come back, the machine
+needs a new auth key. `agent down` goes down and keeps the node.
+
+Examples:
+  agent logout
+  agent logout --yes")]
+    Logout(LogoutArgs),
+
+    /// Write down all that helps to find out what is wrong, without secrets
+    #[command(after_help = "\
+Holds versions, status, doctor, settings, rulesets, rules, routes and the last lines of the log. Keys
+are left out; names, addresses and the rulesets of other programs are not: read it before you send
+it.
+
+Examples:
+  agent bugreport
+  agent bugreport --output=/tmp/weir.txt")]
+    Bugreport {
+        /// Where to [default: standard output]
+        #[arg(long, value_name = "PATH")]
+        output: Option<PathBuf>,
+    },
+
     /// Send echo requests to a node, over the tunnel
     #[command(after_help = "\
 Says how long each answer takes, and where the node's WireGuard is: packets go there directly. Exits
@@ -275,6 +300,22 @@ pub(crate) struct ExplainArgs {
     pub(crate) protocol: IpProtocol,
 
     /// Print it as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `logout`.
+#[derive(Debug, Args)]
+pub(crate) struct LogoutArgs {
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+
+    /// Go on when the coordinator cannot be told; an admin then deletes the node there
+    #[arg(long)]
+    pub(crate) force: bool,
+
+    /// Print the result as JSON
     #[arg(long)]
     pub(crate) json: bool,
 }

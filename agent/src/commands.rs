@@ -12,7 +12,7 @@ use std::{
 use weir_diagnosis::{Check, Outcome, Remedy, Target};
 
 use crate::{
-    cli::{self, Cli, Command, DownArgs, ExplainArgs, JoinArgs, SetArgs, UpArgs},
+    cli::{self, Cli, Command, DownArgs, ExplainArgs, JoinArgs, LogoutArgs, SetArgs, UpArgs},
     client::ask,
     control::{
         ExplainRequest, NodeState, Request, Response, StatusReport, UpReport, UpRequest,
@@ -45,10 +45,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Down(args) => down(&socket, &args),
         Command::Status(args) => {
             let report = status(&socket)?;
-            let now = SystemTime::now()
-                .duration_since(SystemTime::UNIX_EPOCH)
-                .map_or(0, |since| since.as_secs());
-            show(&report, args.json, |report| output::status(report, now))?;
+            show(&report, args.json, |report| output::status(report, now()))?;
             let well = report.state == NodeState::Up && report.failures.is_empty();
             Ok(exit(well))
         }
@@ -65,6 +62,8 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
             }
             Ok(ExitCode::SUCCESS)
         }
+        Command::Logout(args) => logout(&socket, &args),
+        Command::Bugreport { output } => crate::bugreport::write(&socket, output.as_deref()),
         Command::Doctor(args) => doctor(&socket, args.json),
         Command::Debug(command) => debug::run(&command),
         Command::Ping(args) => tools::ping(&args, &|| status(&socket)),
@@ -87,6 +86,13 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// Seconds since 1970.
+pub(crate) fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 #[derive(Serialize)]
@@ -218,6 +224,7 @@ fn set(socket: &Path, args: SetArgs) -> Result<ExitCode> {
         }
         Response::Down(_)
         | Response::Status(_)
+        | Response::LoggedOut(_)
         | Response::Doctor(_)
         | Response::Explained(_)
         | Response::Version { .. }
@@ -236,7 +243,29 @@ fn down(socket: &Path, args: &DownArgs) -> Result<ExitCode> {
     Ok(exit(report.failures.is_empty()))
 }
 
-fn status(socket: &Path) -> Result<StatusReport> {
+fn logout(socket: &Path, args: &LogoutArgs) -> Result<ExitCode> {
+    if !args.yes {
+        let report = status(socket)?;
+        let name = report
+            .node
+            .map_or_else(|| "this machine".to_owned(), |node| node.name.to_string());
+        let question = format!(
+            "This removes {name} from the network for good, and its keys from this host. To come \
+             back, it needs a new auth key. Go on? [y/N]"
+        );
+        if !output::confirmed(&question)? {
+            bail!("nothing was changed; `agent down` goes down and keeps the node");
+        }
+    }
+    let request = Request::Logout { force: args.force };
+    let Response::LoggedOut(report) = accepted(ask(socket, request, patience(None))?)? else {
+        return Err(unexpected());
+    };
+    show(&report, args.json, output::logout)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn status(socket: &Path) -> Result<StatusReport> {
     let Response::Status(report) = accepted(ask(socket, Request::Status, SHOW_DEADLINE)?)? else {
         return Err(unexpected());
     };
@@ -324,6 +353,7 @@ fn accepted(response: Response) -> Result<Response> {
         | Response::Saved
         | Response::Down(_)
         | Response::Status(_)
+        | Response::LoggedOut(_)
         | Response::Doctor(_)
         | Response::Explained(_)
         | Response::Version { .. } => Ok(response),

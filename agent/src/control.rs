@@ -72,6 +72,11 @@ pub(crate) enum Request {
     Status,
     /// Say which version the daemon is.
     Version,
+    /// Leave the network for good.
+    Logout {
+        /// Whether the coordinator need not hear of it.
+        force: bool,
+    },
     /// Say whether the host is fit to take part.
     Doctor,
     /// Say why a connection passes, or where it stops.
@@ -122,6 +127,8 @@ pub(crate) enum Response {
         /// Such as `0.1.0`.
         version: String,
     },
+    /// It left the network.
+    LoggedOut(LogoutReport),
     /// Whether the host is fit to take part.
     Doctor(Checks),
     /// Why a connection passes, or where it stops.
@@ -182,6 +189,15 @@ pub(crate) struct DownReport {
     pub(crate) steps: Vec<String>,
     /// What could not be done, and is tried again.
     pub(crate) failures: Vec<ItemFailure>,
+}
+
+/// What `logout` did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LogoutReport {
+    /// The coordinator that it left.
+    pub(crate) coordinator: String,
+    /// Why the coordinator was not told; none when it was, or knew it already.
+    pub(crate) untold: Option<String>,
 }
 
 /// Whether the node takes part.

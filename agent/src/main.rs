@@ -8,6 +8,7 @@
 //! (`daemon/explain.rs`, `daemon/doctor.rs`) and let the pure room `weir-diagnosis` judge them. What people read is written in `output/`.
 
 mod auth_key;
+mod bugreport;
 mod cli;
 mod client;
 mod commands;

@@ -7,9 +7,9 @@ use std::{
 };
 use weir_overlay::MachinePrivateKey;
 use weir_protocol::{
-    HEARTBEAT_SECONDS, MAP_PATH, MapRequest, Pin, ProblemDetails, REGISTER_PATH, REPORT_PATH,
-    RegisterRequest, RegisterResponse, ReportRequest, StreamMessage, UPDATE_PATH, UpdateRequest,
-    sign,
+    HEARTBEAT_SECONDS, LEAVE_PATH, LeaveRequest, MAP_PATH, MapRequest, Pin, ProblemDetails,
+    REGISTER_PATH, REPORT_PATH, RegisterRequest, RegisterResponse, ReportRequest, StreamMessage,
+    UPDATE_PATH, UpdateRequest, sign,
 };
 
 use super::{
@@ -140,6 +140,16 @@ impl Client {
         deadline: Duration,
     ) -> Result<(), ClientError> {
         self.within(deadline, self.post(REPORT_PATH, request))
+            .await
+            .map(drop)
+    }
+
+    /// Leaves the network.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub(crate) async fn leave(&self, deadline: Duration) -> Result<(), ClientError> {
+        self.within(deadline, self.post(LEAVE_PATH, &LeaveRequest {}))
             .await
             .map(drop)
     }

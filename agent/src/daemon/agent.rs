@@ -38,8 +38,6 @@ pub(crate) struct Agent<H> {
     pub(crate) directory: StateDirectory,
     /// The settings file.
     pub(crate) config: PathBuf,
-    /// The host's keys.
-    pub(crate) keys: Keys,
     /// Makes the kernel what it should be.
     pub(crate) reconciler: ReconcilerHandle,
     /// The connection to the coordinator, for `status`.
@@ -62,6 +60,8 @@ pub(crate) struct State {
     pub(crate) going_down: Option<u64>,
     /// The task that talks to the coordinator.
     pub(crate) session: Option<Session>,
+    /// The host's keys; others after `logout`.
+    pub(crate) keys: Keys,
 }
 
 impl<H: Host> Agent<H> {
@@ -97,7 +97,6 @@ impl<H: Host> Agent<H> {
             host,
             directory,
             config,
-            keys,
             reconciler,
             connection: watch::Sender::new(Connection::default()),
             one_command: tokio::sync::Mutex::new(()),
@@ -107,6 +106,7 @@ impl<H: Host> Agent<H> {
                 ledger_problem,
                 going_down: None,
                 session: None,
+                keys,
             }),
         }))
     }
@@ -114,6 +114,11 @@ impl<H: Host> Agent<H> {
     /// The state; held only for moments, never over a wait.
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The host's keys. Not to be asked for while the state is held.
+    pub(crate) fn keys(&self) -> Keys {
+        self.state().keys.clone()
     }
 
     /// Goes on where the daemon before this one stopped: the kernel from the ledger at once, the
@@ -155,7 +160,7 @@ impl<H: Host> Agent<H> {
         let map = state.ledger.map()?;
         let target = Target {
             generation: map.generation,
-            state: desired_state(map, &settings, self.keys.node.clone()),
+            state: desired_state(map, &settings, state.keys.node.clone()),
         };
         let generation = target.generation;
         Some((
@@ -170,7 +175,7 @@ impl<H: Host> Agent<H> {
         if state.session.is_some() || state.saved.state != NodeState::Up {
             return;
         }
-        match Session::resume(self, &state.saved) {
+        match Session::resume(self, &state.saved, &state.keys) {
             Ok(session) => state.session = session,
             Err(error) => error!("cannot talk to the coordinator: {error:#}"),
         }
@@ -254,7 +259,7 @@ impl<H: Host> Agent<H> {
             &connection,
             ports,
             state.ledger_problem.as_ref(),
-            &self.keys.node,
+            &state.keys.node,
         )
     }
 }

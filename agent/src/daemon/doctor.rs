@@ -45,7 +45,7 @@ impl<H: Host> Agent<H> {
             .map(|applied| applied.node_settings());
         let kernel = self.reconciler.look(LOOK_DEADLINE).await;
         let node = map.zip(settings.as_ref()).map(|(map, settings)| {
-            let desired = desired_state(&map, settings, self.keys.node.clone());
+            let desired = desired_state(&map, settings, self.keys().node);
             node_seen(&map, settings, &desired, &kernel)
         });
         let request = request(settings.as_ref(), node.as_ref())?;
@@ -99,7 +99,7 @@ impl<H: Host> Agent<H> {
             )),
         };
         let urls = url.clone().into();
-        let probed = match Client::new(urls, enrolment.pin, self.keys.machine.clone()) {
+        let probed = match Client::new(urls, enrolment.pin, self.keys().machine.clone()) {
             Ok(client) => client.probe(PROBE_DEADLINE).await,
             Err(error) => Err(error),
         };

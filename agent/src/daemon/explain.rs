@@ -92,7 +92,7 @@ impl<H: Host> Agent<H> {
             })
             .await
             .context("cannot look at this host")?;
-        let desired = desired_state(&map, &settings, self.keys.node.clone());
+        let desired = desired_state(&map, &settings, self.keys().node);
         let disconnected = connection
             .problem
             .as_deref()

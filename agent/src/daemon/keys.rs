@@ -31,6 +31,17 @@ impl Keys {
     }
 }
 
+/// Removes both keys from the disk: this host is a stranger from then on.
+///
+/// # Errors
+/// The file that cannot be removed.
+pub(crate) fn forget(directory: &StateDirectory) -> Result<()> {
+    for name in [NODE, MACHINE] {
+        directory.remove(name)?;
+    }
+    Ok(())
+}
+
 fn parsed<T>(directory: &StateDirectory, name: &str, key: Result<T, KeyError>) -> Result<T> {
     key.with_context(|| {
         format!(

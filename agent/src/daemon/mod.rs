@@ -6,6 +6,7 @@ mod down;
 mod explain;
 mod host;
 mod keys;
+mod logout;
 mod saved;
 mod server;
 mod session;

@@ -13,6 +13,7 @@ use weir_reconcile::{Backoff, Status};
 use super::{
     agent::{Agent, FullMapNeeded},
     host::{Host, host_info},
+    keys::Keys,
     saved::Saved,
 };
 use crate::coordinator::{Client, ClientError, MapStream};
@@ -47,14 +48,18 @@ impl Session {
     ///
     /// # Errors
     /// A client that cannot be made.
-    pub(crate) fn resume<H: Host>(agent: &Arc<Agent<H>>, saved: &Saved) -> Result<Option<Self>> {
+    pub(crate) fn resume<H: Host>(
+        agent: &Arc<Agent<H>>,
+        saved: &Saved,
+        keys: &Keys,
+    ) -> Result<Option<Self>> {
         let Some(enrolment) = &saved.enrolment else {
             return Ok(None);
         };
         let Some(urls) = enrolment.coordinator.0.clone() else {
             return Ok(None);
         };
-        let client = Client::new(urls, enrolment.pin, agent.keys.machine.clone())?;
+        let client = Client::new(urls, enrolment.pin, keys.machine.clone())?;
         Ok(Some(Self::spawn(agent, client, None)))
     }
 

@@ -264,7 +264,7 @@ impl<H: Host> Agent<H> {
             addresses: map.node.addresses,
             coordinator,
             enrolled: registered.enrolled,
-            wireguard: applied.wireguard(self.keys.node.public()),
+            wireguard: applied.wireguard(self.keys().node.public()),
             host: checked.effects.notes,
             routes: map.node.routes,
             notices: map.notices,
@@ -291,7 +291,7 @@ impl<H: Host> Agent<H> {
                  create`, on the coordinator's host, makes one"
             );
         }
-        let client = Client::new(urls.clone(), pin, self.keys.machine.clone())?;
+        let client = Client::new(urls.clone(), pin, self.keys().machine)?;
         let enrolment = Enrolment {
             coordinator: OrNone(Some(urls.clone())),
             pin,
@@ -313,7 +313,7 @@ impl<H: Host> Agent<H> {
         );
         let request = |key: Option<&AuthKey>| RegisterRequest {
             auth_key: key.map(AuthKey::reveal),
-            node_key: self.keys.node.public(),
+            node_key: self.keys().node.public(),
             tags: checked.settings.advertise_tags.0.clone(),
             host: host.clone(),
         };

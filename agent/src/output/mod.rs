@@ -1,6 +1,6 @@
 //! What people read: texts made of the daemon's answers.
 //!
-//! Pure, but for [`print()`], [`hint`] and [`complain`], the only places that write to the terminal.
+//! Pure, but for [`print()`], [`hint`], [`confirmed`] and [`complain`], the only places that write to the terminal.
 
 mod checks;
 mod routes;
@@ -14,7 +14,10 @@ pub(crate) use status::status;
 pub(crate) use up::{approved, down, up};
 pub(crate) use whois::{find, ping, whois};
 
-use std::io::Write;
+use anyhow::{Result, bail};
+use std::io::{IsTerminal, Write};
+
+use crate::control::LogoutReport;
 
 /// Writes a text to standard output. A reader that is gone is none of our business.
 pub(crate) fn print(text: &str) {
@@ -32,6 +35,38 @@ pub(crate) fn complain(error: &anyhow::Error) {
 pub(crate) fn hint(text: &str) {
     let mut err = std::io::stderr().lock();
     drop(writeln!(err, "{text}"));
+}
+
+/// Asks a person, on the terminal, and waits for the answer.
+///
+/// # Errors
+/// There is nobody to ask.
+pub(crate) fn confirmed(question: &str) -> Result<bool> {
+    let input = std::io::stdin();
+    if !input.is_terminal() {
+        bail!("there is nobody to ask: pass --yes");
+    }
+    let mut err = std::io::stderr().lock();
+    drop(write!(err, "{question} ").and_then(|()| err.flush()));
+    let mut answer = String::new();
+    input.read_line(&mut answer)?;
+    let answer = answer.trim().to_lowercase();
+    Ok(answer == "y" || answer == "yes")
+}
+
+/// What `logout` did.
+pub(crate) fn logout(report: &LogoutReport) -> String {
+    let mut text = format!(
+        "This machine is no longer in the network of {}. The host is as it was before `agent up`.\n",
+        report.coordinator
+    );
+    if let Some(reason) = &report.untold {
+        text.push_str(&format!(
+            "The coordinator was not told ({reason}): delete the node there with `coordinator nodes \
+             delete`.\n"
+        ));
+    }
+    text
 }
 
 /// A table: columns as wide as they must be, two spaces between them, none at the end.

@@ -90,6 +90,10 @@ pub struct ReportRequest {
     pub failures: Vec<ItemFailure>,
 }
 
+/// Leaves the network: the node of the machine that signs this is deleted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaveRequest {}
+
 /// One thing that could not be done to the kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ItemFailure {

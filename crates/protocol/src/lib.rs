@@ -19,7 +19,8 @@ mod signature;
 pub use auth_key::{AuthKey, AuthKeyError, Pin};
 pub use delta::{WrongGeneration, apply_delta};
 pub use enrolment::{
-    HostInfo, ItemFailure, RegisterRequest, RegisterResponse, ReportRequest, UpdateRequest,
+    HostInfo, ItemFailure, LeaveRequest, RegisterRequest, RegisterResponse, ReportRequest,
+    UpdateRequest,
 };
 pub use error::{ErrorCode, ProblemDetails};
 pub use map::{
@@ -40,6 +41,8 @@ pub const MAP_PATH: &str = "/agent/v1/map";
 pub const UPDATE_PATH: &str = "/agent/v1/update";
 /// `POST`: [`ReportRequest`] to an empty answer.
 pub const REPORT_PATH: &str = "/agent/v1/report";
+/// `POST`: [`LeaveRequest`] to an empty answer.
+pub const LEAVE_PATH: &str = "/agent/v1/leave";
 /// How often the coordinator sends [`StreamMessage::Heartbeat`] when it has nothing else to say,
 /// in seconds. An agent that hears nothing for three of them reconnects.
 pub const HEARTBEAT_SECONDS: u64 = 20;

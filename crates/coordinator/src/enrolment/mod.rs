@@ -73,6 +73,34 @@ pub(crate) async fn update(store: &Store, host: HostInfo, sender: Sender) -> Res
     Ok(changed)
 }
 
+/// Deletes the node of the machine that asks for it.
+///
+/// # Errors
+/// [`Refusal`]; then nothing was changed.
+pub(crate) async fn leave(store: &Store, sender: Sender) -> Result<(), Refusal> {
+    let mut tx = store.write().await?;
+    let node = tx
+        .node_by_machine(&sender.machine)
+        .await?
+        .ok_or_else(not_enrolled)?;
+    let actor = Actor::Node {
+        id: node.id,
+        name: node.name.clone(),
+        address: sender.address,
+    };
+    tx.delete_node(node.id).await?;
+    let entry = AuditEntry {
+        at: sender.now,
+        actor: &actor,
+        action: "nodes.leave",
+        subject: subject(node.id, &node.name),
+    };
+    let before = json!({ "name": node.name, "user": node.user_name, "tags": node.tags });
+    tx.record(entry, Some(&before), None::<&()>).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
 /// What a machine hears that is not, or no longer, in the network.
 #[must_use]
 pub(crate) fn not_enrolled() -> Refusal {

@@ -17,8 +17,8 @@ use axum::{
 use std::sync::Arc;
 use tokio::sync::{Semaphore, watch};
 use weir_protocol::{
-    MAP_PATH, MapRequest, REGISTER_PATH, REPORT_PATH, RegisterRequest, RegisterResponse,
-    ReportRequest, UPDATE_PATH, UpdateRequest,
+    LEAVE_PATH, LeaveRequest, MAP_PATH, MapRequest, REGISTER_PATH, REPORT_PATH, RegisterRequest,
+    RegisterResponse, ReportRequest, UPDATE_PATH, UpdateRequest,
 };
 
 /// Turns true when the coordinator stops: streams end then.
@@ -41,6 +41,7 @@ pub(super) fn router(coordinator: Arc<Coordinator>, stopping: Stopping) -> Route
         .route(MAP_PATH, post(map))
         .route(UPDATE_PATH, post(update))
         .route(REPORT_PATH, post(report))
+        .route(LEAVE_PATH, post(leave))
         .fallback(answer::no_such_path)
         .method_not_allowed_fallback(answer::no_such_method)
         .layer(Extension(stopping))
@@ -99,5 +100,14 @@ async fn report(
 ) -> Result<StatusCode, Refusal> {
     let node = request.node.ok_or_else(enrolment::not_enrolled)?;
     enrolment::report(&coordinator.store, &node, &request.body, request.sender).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn leave(
+    State(coordinator): State<Arc<Coordinator>>,
+    request: SignedRequest<LeaveRequest>,
+) -> Result<StatusCode, Refusal> {
+    enrolment::leave(&coordinator.store, request.sender).await?;
+    coordinator.engine.changed().await;
     Ok(StatusCode::NO_CONTENT)
 }

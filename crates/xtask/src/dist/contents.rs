@@ -44,11 +44,13 @@ pub(super) const PACKAGES: &[Expected] = &[
         name: "weir-agent",
         program: "agent",
         pages: &[
+            "bugreport",
             "completions",
             "daemon",
             "doctor",
             "down",
             "explain",
+            "logout",
             "ping",
             "routes",
             "set",
