@@ -29,14 +29,20 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
+    // To be told how to ask, nobody should have to wait for the optimiser.
+    let (profile, directory) = match asks_for_help(&options.rest) {
+        true => ("dev", "debug"),
+        false => ("release", "release"),
+    };
     must_succeed(&mut cargo(&[
         "build",
-        "--release",
+        "--profile",
+        profile,
         "--package",
         "weir-bench",
         "--locked",
     ]))?;
-    let program = target_directory()?.join("release/weir-bench");
+    let program = target_directory()?.join(directory).join("weir-bench");
     if !program.is_file() {
         bail!("the build left no {}", program.display());
     }
@@ -49,10 +55,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Err(error).with_context(|| format!("cannot run {}", program.display()))
 }
 
+fn asks_for_help(rest: &[OsString]) -> bool {
+    rest.iter().any(|word| word == "--help" || word == "-h")
+}
+
 /// Whether that is a benchmark of the kernel's WireGuard, and this kernel has none.
 fn needs_the_machine(rest: &[OsString]) -> bool {
-    let only_help = rest.iter().any(|word| word == "--help" || word == "-h");
     rest.first().is_some_and(|name| name == "wireguard")
-        && !only_help
+        && !asks_for_help(rest)
         && !Path::new("/sys/module/wireguard").exists()
 }
