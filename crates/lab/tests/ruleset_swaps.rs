@@ -177,8 +177,9 @@ fn swap(relay: &Node, swaps: u32) -> Vec<Calm> {
             forgotten || round == 0,
             "round {round}"
         );
-        if round % 50 == 0 {
-            thread::sleep(Duration::from_millis(60));
+        // Now and then both policies are left in force for longer than a packet may be on its way.
+        if round % 25 == 0 {
+            thread::sleep(patient(Duration::from_millis(60)));
         }
         if let Some(calm) = calm.last_mut() {
             calm.until = Instant::now();
