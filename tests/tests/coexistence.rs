@@ -14,7 +14,7 @@ const BANK: &str = "8.8.8.8:443";
 const ROUNDS: usize = 6;
 
 /// What loads a ruleset.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Loader {
     Nft,
     IptablesNft,
@@ -356,7 +356,16 @@ fn foreign_firewalls_stay_as_they_are_and_doctor_names_the_rule_and_the_remedy()
         wrong.is_empty(),
         "doctor finds fault with a bare host: {wrong:#?}"
     );
-    for foreign in &FOREIGN {
+    // Where each takes a minute, one of each kind has to do.
+    let in_emulation = patient(Duration::from_secs(1)) > Duration::from_secs(1);
+    let is_first = |at: usize, foreign: &Foreign| {
+        let mut before = FOREIGN.iter().take(at);
+        before.all(|other| other.loader != foreign.loader)
+    };
+    for (at, foreign) in FOREIGN.iter().enumerate() {
+        if in_emulation && !is_first(at, foreign) {
+            continue;
+        }
         if foreign.loader.is_there(world.relay.machine().node())? {
             coexists(&world, foreign).with_context(|| foreign.name)?;
         }
