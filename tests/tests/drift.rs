@@ -24,7 +24,8 @@ const LOOK: &str = "nft -s list table inet weir | \
     ip $f route show proto 87; done; \
     ip -o address show dev weir0 | grep -v fe80 | cut -d' ' -f2-7; \
     ip -o link show weir0 | grep -o 'mtu [0-9]*\\|[<,]UP[,>]'; \
-    wg show weir0 allowed-ips | sort; wg show weir0 listen-port; wg show weir0 fwmark; \
+    wg show weir0 allowed-ips | awk '{ for (i = 2; i <= NF; i++) print $1, $i }' | sort; \
+    wg show weir0 listen-port; wg show weir0 fwmark; \
     cat /proc/sys/net/ipv4/ip_forward";
 
 /// Somebody else's command, a part of what is said to have been found, and the process that is
