@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use weir_lab::{HostSnapshot, TOUCHED_SYSCTLS, addresses, patient, wait_until};
+use weir_tests::Machine;
 use weir_tests::story::{ALICE, Quiet, World};
 
 const ANSWER_WAIT: Duration = Duration::from_secs(5);
@@ -44,6 +45,19 @@ fn seen_as(world: &World, what: &str, address: &str) -> Result<()> {
         Ok(seen(world, REFUSAL_WAIT)?.as_deref() == Some(address))
     })
     .map(drop)
+    .with_context(|| {
+        let alice = look(world.alice.machine());
+        let relay = look(world.relay.machine());
+        format!("alice:\n{alice}\nrelay:\n{relay}")
+    })
+}
+
+/// What may keep packets from their way, for whoever has to find out.
+fn look(machine: &Machine) -> String {
+    let command = "agent status; ip rule; ip route show table all; nft list table inet weir; \
+        wg show; nstat -az | grep -iE 'filter|discard|noroute'; sysctl -a | grep -E 'rp_filter|valid_mark'";
+    let output = machine.node().try_run(["sh", "-c", command]);
+    output.map(|output| output.text()).unwrap_or_default()
 }
 
 /// Checks that alice gets no answer, and that nothing of hers reached `elsewhere` by any way.
