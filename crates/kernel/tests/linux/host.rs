@@ -295,9 +295,13 @@ fn ports_in_use_are_counted_by_address_and_destination() {
         ] {
             run(&format!("nft {command}"));
         }
-        let send = |to: &str| {
+        // Held open: a socket that ends gives its port to the next, whose packet is then one more of
+        // the same connection.
+        let mut sockets = Vec::new();
+        let mut send = |to: &str| {
             let socket = UdpSocket::bind("203.0.113.7:0").unwrap();
             socket.send_to(b"x", to).unwrap();
+            sockets.push(socket);
         };
         for _connection in 0..40 {
             send("8.8.8.8:53");
