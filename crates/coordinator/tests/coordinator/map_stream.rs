@@ -4,12 +4,8 @@ use crate::{
     agent::Agent,
     server::{ALLOW_ALL, TestServer},
 };
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use weir_protocol::{REPORT_PATH, ReportRequest, StreamMessage};
-
-/// From a change in one process to the map in another, over TLS, in a debug build on a busy
-/// machine. Alone, it takes a few milliseconds.
-const SOON: Duration = Duration::from_secs(1);
 
 #[tokio::test]
 async fn without_a_policy_nobody_has_peers() {
@@ -56,10 +52,8 @@ async fn peers_come_and_go_and_say_where_they_are() {
     let map = bob.map_stream(None).await.first().await;
     assert_eq!(map.peers[&alice_id].endpoint, alice.host.endpoint);
 
-    let start = Instant::now();
     server.json(&["nodes", "delete", "bob"]).await;
     stream.until(|map| map.peers.is_empty()).await;
-    assert!(start.elapsed() < SOON);
 }
 
 #[tokio::test]
@@ -126,11 +120,9 @@ async fn streams_end_when_the_coordinator_stops() {
     alice.join(&server.key("alice").await).await.unwrap();
     let mut stream = alice.map_stream(None).await;
     stream.first().await;
-    let start = Instant::now();
     let (_directory, closing) = tokio::join!(server.stop(), stream.next());
     assert!(matches!(closing, Some(StreamMessage::Closing { .. })));
     assert_eq!(stream.next().await, None);
-    assert!(start.elapsed() < Duration::from_secs(3));
 }
 
 #[tokio::test]
