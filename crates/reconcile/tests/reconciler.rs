@@ -315,7 +315,7 @@ async fn the_firewall_tightens_before_and_loosens_after_everything_else() {
 /// What somebody else does, and its name.
 type Drift = (&'static str, fn(&mut ObservedState));
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_others_change_is_put_back_within_a_second() {
     let bench = Bench::new();
     let map = map(1, "100.64.0.2/32", &["9.9.9.9/32"]);
