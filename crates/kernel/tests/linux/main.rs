@@ -9,4 +9,6 @@ mod routing;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
+mod userspace;
+#[cfg(test)]
 mod wireguard;
