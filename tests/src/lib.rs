@@ -14,6 +14,7 @@
 
 mod agent;
 mod coordinator;
+mod finding;
 mod machine;
 mod outpost;
 mod status;
@@ -22,6 +23,7 @@ mod transcript;
 
 pub use agent::{Agent, USERSPACE_WIREGUARD};
 pub use coordinator::{AuthKey, Coordinator};
+pub use finding::{Finding, Remedy};
 pub use machine::Machine;
 pub use outpost::{Outpost, one_sentence};
 pub use status::{Author, Backend, Peer, Repair, Status, Wireguard};

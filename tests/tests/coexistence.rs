@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use serde::Deserialize;
 use weir_lab::{Node, patient, wait_until};
+use weir_tests::Finding;
 use weir_tests::story::{ALICE, BOB, Quiet, World, policy};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -250,24 +250,10 @@ impl Loader {
     }
 }
 
-#[derive(Clone, Debug, Deserialize)]
-struct Check {
-    name: String,
-    outcome: String,
-    evidence: String,
-    remedies: Vec<Remedy>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-struct Remedy {
-    on: serde_json::Value,
-    command: String,
-}
-
 /// What doctor finds wrong with other programs' firewalls.
-fn found(world: &World) -> Result<Vec<Check>> {
+fn found(world: &World) -> Result<Vec<Finding>> {
     let output = world.relay.machine().type_in("agent doctor --json")?;
-    let checks: Vec<Check> = serde_json::from_str(&output.stdout)
+    let checks: Vec<Finding> = serde_json::from_str(&output.stdout)
         .with_context(|| format!("doctor said: {}", output.text()))?;
     let failed: Vec<_> = checks
         .into_iter()

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 use weir_lab::{HostSnapshot, TOUCHED_SYSCTLS, patient, wait_until};
 use weir_tests::story::{Quiet, World};
-use weir_tests::{Agent, Machine};
+use weir_tests::{Agent, Finding, Machine};
 
 const SOON: Duration = Duration::from_secs(10);
 /// The service that the relay relays to.
@@ -15,21 +15,7 @@ const BANK: &str = "8.8.8.8:443";
 
 #[derive(Clone, Debug, Deserialize)]
 struct Report {
-    checks: Vec<Check>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-struct Check {
-    name: String,
-    outcome: String,
-    evidence: String,
-    remedies: Vec<Remedy>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-struct Remedy {
-    on: serde_json::Value,
-    command: String,
+    checks: Vec<Finding>,
 }
 
 /// What `agent explain` says, and whether it exits as it should.
@@ -49,7 +35,7 @@ fn explain(agent: &Agent, question: &str) -> Result<Report> {
 }
 
 /// The one step that failed, which must be this one.
-fn stops_at(report: &Report, name: &str) -> Result<Check> {
+fn stops_at(report: &Report, name: &str) -> Result<Finding> {
     let failed: Vec<_> = report
         .checks
         .iter()
@@ -69,7 +55,7 @@ fn all_well(report: &Report) -> Result<()> {
 }
 
 /// Runs the command that mends it, where it says.
-fn mend(world: &World, here: &Agent, check: &Check) -> Result<()> {
+fn mend(world: &World, here: &Agent, check: &Finding) -> Result<()> {
     let remedy = check.remedies.first().context("nothing mends it")?;
     let machine: &Machine = match remedy.on.as_str() {
         Some("here") => here.machine(),

@@ -59,20 +59,25 @@ pub(crate) async fn require(
         .ok_or_else(|| kernel_said(operation, libc::ENODEV))
 }
 
+async fn list(netlink: &Netlink) -> Result<Vec<LinkMessage>, KernelError> {
+    let all = RouteNetlinkMessage::GetLink(LinkMessage::default());
+    let answers = netlink.dump("list the links", all).await?;
+    let links = answers.into_iter().filter_map(|answer| {
+        if let RouteNetlinkMessage::NewLink(message) = answer {
+            Some(message)
+        } else {
+            None
+        }
+    });
+    Ok(links.collect())
+}
+
 /// The MTU of each link, in bytes, by name.
 pub(crate) async fn mtus(netlink: &Netlink) -> Result<BTreeMap<String, u32>, KernelError> {
-    let answers = netlink
-        .dump(
-            "list the links",
-            RouteNetlinkMessage::GetLink(LinkMessage::default()),
-        )
-        .await?;
-    Ok(answers
+    Ok(list(netlink)
+        .await?
         .into_iter()
-        .filter_map(|answer| {
-            let RouteNetlinkMessage::NewLink(message) = answer else {
-                return None;
-            };
+        .filter_map(|message| {
             let (mut name, mut mtu) = (None, None);
             for attribute in message.attributes {
                 if let LinkAttribute::IfName(found) = attribute {
@@ -88,18 +93,10 @@ pub(crate) async fn mtus(netlink: &Netlink) -> Result<BTreeMap<String, u32>, Ker
 
 /// All links, names by index.
 pub(crate) async fn names(netlink: &Netlink) -> Result<BTreeMap<u32, String>, KernelError> {
-    let answers = netlink
-        .dump(
-            "list the links",
-            RouteNetlinkMessage::GetLink(LinkMessage::default()),
-        )
-        .await?;
-    Ok(answers
+    Ok(list(netlink)
+        .await?
         .into_iter()
-        .filter_map(|answer| {
-            let RouteNetlinkMessage::NewLink(message) = answer else {
-                return None;
-            };
+        .filter_map(|message| {
             message.attributes.into_iter().find_map(|attribute| {
                 if let LinkAttribute::IfName(name) = attribute {
                     Some((message.header.index, name))
