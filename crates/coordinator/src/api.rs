@@ -2,10 +2,14 @@
 //!
 //! Fields are only ever added. Times are RFC 3339, in UTC.
 
+mod accounts;
 mod audit;
 mod backup;
 mod policy;
 
+pub use accounts::{
+    CreateToken, CreateUser, CreatedToken, CreatedUser, GrantAdmin, LogIn, SetUp, Token, TokenState,
+};
 pub use audit::{AuditEntry, AuditReport};
 pub use backup::Restored;
 pub(crate) use backup::chunks;
@@ -64,14 +68,9 @@ pub struct User {
     pub created: Timestamp,
     /// How many nodes it owns.
     pub nodes: u64,
-}
-
-/// `POST /api/v1/users`
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CreateUser {
-    /// The name.
-    pub name: String,
+    /// Whether it may log in to the admin API.
+    #[serde(default)]
+    pub admin: bool,
 }
 
 /// Whether a key still enrols machines.
@@ -257,9 +256,15 @@ pub struct DecideRoutes {
     pub prefixes: BTreeSet<IpNet>,
 }
 
-/// An error answer of the admin API.
+/// An error answer (RFC 9457).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdminProblem {
+    /// Which kind of problem this is: a URI that only names it.
+    #[serde(rename = "type", default)]
+    pub kind: String,
+    /// The HTTP status in words.
+    #[serde(default)]
+    pub title: String,
     /// What is wrong.
     #[serde(flatten)]
     pub problem: ProblemDetails,

@@ -1,6 +1,7 @@
 //! What every request handler shares.
 
 use crate::{
+    accounts::Passwords,
     clock,
     cluster::{Cluster, Role},
     engine::Engine,
@@ -36,6 +37,8 @@ pub(crate) struct Coordinator {
     pub presence: Arc<Presence>,
     /// Which signatures were accepted.
     pub replay: ReplayCache,
+    /// What checks the passwords of admins.
+    pub passwords: Passwords,
     /// What it is known by.
     pub identity: Identity,
     /// Where its key is, and room for files.
@@ -75,6 +78,7 @@ impl Coordinator {
             engine,
             presence,
             replay: ReplayCache::new(accepted),
+            passwords: Passwords::default(),
             identity,
             state_dir,
             member,

@@ -17,6 +17,7 @@
 //! `cli` is the command line, of which `serve` starts a [`server::Server`]; the other verbs talk to
 //! its admin socket in the words of [`api`].
 
+pub mod accounts;
 pub mod api;
 pub mod cli;
 pub mod server;

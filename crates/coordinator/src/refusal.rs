@@ -1,6 +1,9 @@
 //! How the coordinator says no, before it becomes an HTTP answer.
 
-use crate::store::StoreError;
+use crate::{
+    accounts::{PasswordError, Scope},
+    store::StoreError,
+};
 use weir_policy::{Diagnostic, render};
 use weir_protocol::{ErrorCode, ProblemDetails};
 
@@ -25,12 +28,49 @@ pub(crate) enum Refusal {
         /// The places in the text, drawn for a terminal.
         drawn: String,
     },
+    /// Who asks did not say who they are, or it is not true.
+    #[error("{detail}")]
+    Unauthenticated {
+        /// One sentence for people, with what to do.
+        detail: String,
+    },
+    /// Who asks may do other things.
+    #[error(
+        "this needs a token with the scope {scope}: an admin makes one with coordinator tokens \
+         create --scope {scope}"
+    )]
+    MissingScope {
+        /// What is missing.
+        scope: Scope,
+    },
+    /// Too much was asked for.
+    #[error("{detail}")]
+    TooMany {
+        /// One sentence for people.
+        detail: String,
+        /// After how many seconds it is worth trying again.
+        retry_after: u64,
+    },
+    /// A password could not be hashed.
+    #[error("the coordinator could not handle a password")]
+    Password(#[source] PasswordError),
     /// The store failed.
     #[error("the coordinator could not use its database")]
     Store(#[from] StoreError),
     /// The kernel gave no random numbers.
     #[error("the coordinator got no random numbers from the kernel")]
     Random(#[from] getrandom::Error),
+}
+
+impl From<PasswordError> for Refusal {
+    fn from(error: PasswordError) -> Self {
+        match error {
+            PasswordError::Length => Self::new(ErrorCode::BadRequest, error.to_string()),
+            PasswordError::Random(_) | PasswordError::Hash(_) | PasswordError::Stored(_) => {
+                Self::Password(error)
+            }
+        }
+    }
 }
 
 impl Refusal {
@@ -62,13 +102,22 @@ impl Refusal {
         let (code, detail) = match self {
             Self::Denied { code, detail } => (*code, detail.clone()),
             Self::BadPolicy { .. } => (ErrorCode::BadPolicy, self.to_string()),
+            Self::Unauthenticated { .. } => (ErrorCode::Unauthenticated, self.to_string()),
+            Self::MissingScope { .. } => (ErrorCode::Forbidden, self.to_string()),
+            Self::TooMany { .. } => (ErrorCode::TooManyRequests, self.to_string()),
+            Self::Store(error) if error.is_full() => (
+                ErrorCode::StorageFull,
+                "the coordinator's disk is full, so nothing was changed: make room (df -h shows \
+                 where), and try again (the network goes on as it is)"
+                    .to_owned(),
+            ),
             Self::Store(error) if error.is_unavailable() => (
                 ErrorCode::Unavailable,
                 "the coordinator's database does not answer, so this may not have been done: look, \
                  and try again once it is back (the network goes on as it is)"
                     .to_owned(),
             ),
-            Self::Store(_) | Self::Random(_) => (
+            Self::Store(_) | Self::Random(_) | Self::Password(_) => (
                 ErrorCode::Internal,
                 format!("{self}: its log says why (journalctl -u weir-coordinator)"),
             ),
@@ -85,16 +134,23 @@ impl Refusal {
 const fn status(code: ErrorCode) -> u16 {
     match code {
         ErrorCode::BadRequest | ErrorCode::Unknown => 400,
-        ErrorCode::BadSignature | ErrorCode::ClockSkew => 401,
+        ErrorCode::BadSignature | ErrorCode::ClockSkew | ErrorCode::Unauthenticated => 401,
         ErrorCode::UnknownAuthKey
         | ErrorCode::UsedAuthKey
         | ErrorCode::ExpiredAuthKey
         | ErrorCode::NotEnrolled
-        | ErrorCode::TagNotAllowed => 403,
+        | ErrorCode::TagNotAllowed
+        | ErrorCode::Forbidden => 403,
         ErrorCode::NotFound => 404,
+        ErrorCode::MethodNotAllowed => 405,
         ErrorCode::Conflict => 409,
-        ErrorCode::BadRoute | ErrorCode::BadPolicy => 422,
+        ErrorCode::PreconditionFailed => 412,
+        ErrorCode::TooLarge => 413,
+        ErrorCode::UnsupportedMediaType => 415,
+        ErrorCode::BadRoute | ErrorCode::BadPolicy | ErrorCode::KeyReused => 422,
+        ErrorCode::TooManyRequests => 429,
         ErrorCode::Internal => 500,
         ErrorCode::Unavailable => 503,
+        ErrorCode::StorageFull => 507,
     }
 }

@@ -25,16 +25,34 @@ pub enum ErrorCode {
     TagNotAllowed,
     /// A route that may not be advertised.
     BadRoute,
+    /// Who asks does not say who they are, or it is not true.
+    Unauthenticated,
+    /// Who asks is known and may not do this.
+    Forbidden,
     /// There is no such thing.
     NotFound,
+    /// The path does not take such requests.
+    MethodNotAllowed,
     /// Something like it exists, or it changed meanwhile.
     Conflict,
+    /// What was to be changed is not what the sender takes it to be.
+    PreconditionFailed,
+    /// The request is too long.
+    TooLarge,
+    /// The request is not in a format that is taken here.
+    UnsupportedMediaType,
     /// The policy is not valid.
     BadPolicy,
+    /// The key that tells repeated requests from new ones was used for another request.
+    KeyReused,
+    /// Too much was asked in too short a time.
+    TooManyRequests,
     /// The coordinator's own fault.
     Internal,
     /// The coordinator cannot do it at the moment; the same request may be sent again.
     Unavailable,
+    /// The disk or the database is full.
+    StorageFull,
     /// A code that this version does not know.
     #[serde(other)]
     Unknown,

@@ -3,6 +3,7 @@
 //! The HTTP side (`server::admin_api`) and the command line (`cli`) only carry words to and from
 //! here.
 
+mod accounts;
 mod audit;
 mod backup;
 mod diff;
@@ -11,8 +12,10 @@ mod keys;
 mod nodes;
 mod policy;
 mod routes;
+mod tokens;
 mod users;
 
+pub(crate) use accounts::{create_user, grant_admin, log_in, offer_setup, revoke_admin, set_up};
 pub(crate) use audit::{list_audit, verify_audit};
 pub(crate) use backup::{Scratch, back_up, remove_scratch, restore};
 pub(crate) use diff::diff_policies;
@@ -21,7 +24,8 @@ pub(crate) use keys::{create_key, list_keys, revoke_key};
 pub(crate) use nodes::{delete_node, list_nodes, rename_node, show_node, tag_node};
 pub(crate) use policy::{get_policy, policy_history, roll_back_policy, set_policy, test_policy};
 pub(crate) use routes::{decide_routes, list_routes};
-pub(crate) use users::{create_user, delete_user, list_users};
+pub(crate) use tokens::{create_token, list_tokens, revoke_token};
+pub(crate) use users::{delete_user, list_users};
 
 use crate::{
     Coordinator, api, clock,
@@ -29,6 +33,7 @@ use crate::{
     store::{NodeRow, StoreError, Tx, UserRow},
 };
 use jiff::Timestamp;
+use tokens::{create_in as create_token_in, describe as describe_token};
 use weir_protocol::{ErrorCode, RouteState};
 
 /// The running coordinator, in figures.

@@ -2,9 +2,11 @@
 
 use super::{find_user, now, publish, time};
 use crate::{
-    Coordinator, api,
+    Coordinator,
+    accounts::{Caller, Scope},
+    api,
     refusal::Refusal,
-    store::{Actor, AuditEntry, UserRow},
+    store::{Actor, AuditEntry, Tx, UserRow},
 };
 use serde_json::json;
 use weir_protocol::ErrorCode;
@@ -12,12 +14,13 @@ use weir_protocol::ErrorCode;
 /// The longest user name: an e-mail address has 254 characters at most (RFC 5321, section 4.5.3.1).
 const MAX_NAME: usize = 254;
 
-fn describe(user: UserRow) -> Result<api::User, Refusal> {
+pub(super) fn describe(user: UserRow) -> Result<api::User, Refusal> {
     Ok(api::User {
         id: user.id,
         name: user.name,
         created: time("time", user.created_at)?,
         nodes: user.nodes,
+        admin: user.admin,
     })
 }
 
@@ -30,49 +33,50 @@ pub(crate) async fn list_users(coordinator: &Coordinator) -> Result<Vec<api::Use
     users.into_iter().map(describe).collect()
 }
 
-/// Creates a user.
+/// Creates a user, as a part of a change.
 ///
 /// # Errors
 /// [`Refusal`], when the name cannot be used or is taken.
-pub(crate) async fn create_user(
-    coordinator: &Coordinator,
-    actor: &Actor,
-    name: &str,
-) -> Result<api::User, Refusal> {
+pub(super) async fn insert(tx: &mut Tx, actor: &Actor, name: &str) -> Result<UserRow, Refusal> {
     check_name(name)?;
-    let mut tx = coordinator.store.write().await?;
     if tx.user(name).await?.is_some() {
         return Err(Refusal::new(
             ErrorCode::Conflict,
             format!("there is a user {name} already"),
         ));
     }
-    let id = tx.insert_user(name, now()).await?;
+    tx.insert_user(name, now()).await?;
+    let created = find_user(tx, name).await?;
     let entry = AuditEntry {
         at: now(),
         actor,
         action: "users.create",
-        subject: format!("user {id} ({name})"),
+        subject: subject(&created),
     };
     tx.record(entry, None::<&()>, Some(&json!({ "name": name })))
         .await?;
-    let created = find_user(&mut tx, name).await?;
-    tx.commit().await?;
-    publish(coordinator).await;
-    describe(created)
+    Ok(created)
 }
 
-/// Deletes a user who owns no nodes, with its auth keys.
+pub(super) fn subject(user: &UserRow) -> String {
+    format!("user {} ({})", user.id, user.name)
+}
+
+/// Deletes a user who owns no nodes, with its auth keys. Only who may do everything deletes an
+/// admin.
 ///
 /// # Errors
 /// [`Refusal`], also when the user owns nodes.
 pub(crate) async fn delete_user(
     coordinator: &Coordinator,
-    actor: &Actor,
+    caller: &Caller,
     name: &str,
 ) -> Result<api::User, Refusal> {
     let mut tx = coordinator.store.write().await?;
     let user = find_user(&mut tx, name).await?;
+    if user.admin && !caller.scopes.allow(Scope::All) {
+        return Err(Refusal::MissingScope { scope: Scope::All });
+    }
     let owned: Vec<_> = tx
         .nodes()
         .await?
@@ -92,9 +96,9 @@ pub(crate) async fn delete_user(
     tx.delete_user(user.id).await?;
     let entry = AuditEntry {
         at: now(),
-        actor,
+        actor: &caller.actor,
         action: "users.delete",
-        subject: format!("user {} ({name})", user.id),
+        subject: subject(&user),
     };
     tx.record(entry, Some(&json!({ "name": name })), None::<&()>)
         .await?;

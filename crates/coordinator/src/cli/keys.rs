@@ -49,7 +49,7 @@ pub(super) struct Create {
 }
 
 /// Reads `90s`, `30m`, `24h`, `7d`.
-fn seconds(text: &str) -> Result<u64, String> {
+pub(super) fn seconds(text: &str) -> Result<u64, String> {
     let wrong = || format!("\"{text}\" is not a time such as 30m, 24h or 7d");
     let unit = text.chars().last().ok_or_else(wrong)?;
     let scale = match unit {

@@ -13,6 +13,7 @@ mod policy_compile;
 mod routes;
 mod serve;
 mod status;
+mod tokens;
 mod users;
 
 use anyhow::Context;
@@ -62,9 +63,12 @@ struct Arguments {
 enum Verb {
     /// Run the server
     Serve(serve::Serve),
-    /// List, create and delete users
+    /// List, create and delete users, and choose the admins among them
     #[command(subcommand)]
     Users(users::Users),
+    /// List, make and revoke tokens, with which programs use the admin API
+    #[command(subcommand)]
+    Tokens(tokens::Tokens),
     /// List, create and revoke auth keys, with which machines join
     #[command(subcommand)]
     Keys(keys::Keys),
@@ -136,6 +140,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         match arguments.verb {
             Verb::Serve(serve) => serve.run(config, socket, context.json).await,
             Verb::Users(verb) => verb.run(&context).await,
+            Verb::Tokens(verb) => verb.run(&context).await,
             Verb::Keys(verb) => verb.run(&context).await,
             Verb::Nodes(verb) => verb.run(&context).await,
             Verb::Routes(verb) => verb.run(&context).await,

@@ -150,8 +150,17 @@ fn announce(server: &Server, settings: &Settings, json: bool) -> anyhow::Result<
             "pin": identity.pin,
             "state_dir": settings.state_dir,
             "socket": settings.socket,
+            "setup_code": server.setup_code(),
         }));
     }
+    let setup = server.setup_code().map_or_else(String::new, |code| {
+        format!(
+            "\n\nNobody can use the admin API over the network yet. Make the first admin on this \
+             host, with\n\n  \
+             coordinator users create NAME --admin\n\n\
+             or from elsewhere, within a day, with this code, which works once:\n\n  {code}"
+        )
+    });
     output::line(&format!(
         "Weir coordinator {version} is running.\n\n  \
          agents connect to  {url}\n  \
@@ -162,7 +171,7 @@ fn announce(server: &Server, settings: &Settings, json: bool) -> anyhow::Result<
          To let a first machine in, run on this host:\n\n  \
          coordinator users create NAME\n  \
          coordinator keys create --user NAME\n\n\
-         and, on that machine, the command that it prints.",
+         and, on that machine, the command that it prints.{setup}",
         version = env!("CARGO_PKG_VERSION"),
         url = identity.url,
         listen = identity.listen,

@@ -1,7 +1,7 @@
 //! What agents ask, over TLS.
 
 use super::{
-    answer,
+    admin_api, answer,
     signed::{self, SignedRequest},
     stream::{self, Source},
 };
@@ -33,19 +33,21 @@ struct FirstMaps(Arc<Semaphore>);
 /// back at once, only so many of them are in memory.
 const FIRST_MAPS: usize = 64;
 
-/// The routes of the agent API.
+/// What is served over TLS: the agent API, and the admin API for who has a token.
 pub(super) fn router(coordinator: Arc<Coordinator>, stopping: Stopping) -> Router {
     let first_maps = FirstMaps(Arc::new(Semaphore::new(FIRST_MAPS)));
+    let admins = admin_api::routes(&coordinator);
     Router::new()
         .route(REGISTER_PATH, post(register))
         .route(MAP_PATH, post(map))
         .route(UPDATE_PATH, post(update))
         .route(REPORT_PATH, post(report))
         .route(LEAVE_PATH, post(leave))
-        .fallback(answer::no_such_path)
-        .method_not_allowed_fallback(answer::no_such_method)
         .layer(Extension(stopping))
         .layer(Extension(first_maps))
+        .merge(admins)
+        .fallback(answer::no_such_path)
+        .method_not_allowed_fallback(answer::no_such_method)
         .with_state(coordinator)
 }
 

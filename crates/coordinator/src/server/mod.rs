@@ -14,7 +14,8 @@ pub use tls::TlsError;
 
 use crate::{
     Coordinator, Identity,
-    admin::remove_scratch,
+    accounts::SetupCode,
+    admin::{offer_setup, remove_scratch},
     clock,
     cluster::{self, Cluster},
     store::{Database, OpenError, Store, StoreError},
@@ -117,6 +118,7 @@ pub struct Server {
     stopping: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
     socket_file: SocketFile,
+    setup_code: Option<SetupCode>,
 }
 
 impl Server {
@@ -170,6 +172,9 @@ impl Server {
         let (coordinator, engine) = Coordinator::start(store, identity, state_dir.clone(), member)
             .await
             .map_err(unreadable)?;
+        let setup_code = offer_setup(&coordinator, SetupCode::generate()?)
+            .await
+            .map_err(unreadable)?;
         let (stopping, seen) = watch::channel(false);
         let agents = agent_api::router(Arc::clone(&coordinator), Stopping(seen.clone()));
         let admins = admin_api::router(Arc::clone(&coordinator));
@@ -180,7 +185,15 @@ impl Server {
             stopping,
             tasks: vec![tokio::spawn(agents), tokio::spawn(admins), engine],
             socket_file,
+            setup_code,
         })
+    }
+
+    /// The code with which the first admin is made, when there is none yet. To be shown on the
+    /// console only: whoever has it becomes an admin.
+    #[must_use]
+    pub fn setup_code(&self) -> Option<&str> {
+        self.setup_code.as_ref().map(SetupCode::reveal)
     }
 
     /// What the server is known by.

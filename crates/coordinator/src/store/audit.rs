@@ -19,6 +19,24 @@ pub enum Actor {
         /// The user id.
         uid: u32,
     },
+    /// An admin who gave name and password.
+    Account {
+        /// The user's name.
+        name: String,
+        /// Where the request came from.
+        address: IpAddr,
+    },
+    /// Whoever holds this token of the admin API.
+    Token {
+        /// The token.
+        id: KeyId,
+        /// What it is for.
+        name: String,
+        /// Who logged in for it.
+        account: Option<String>,
+        /// Where the request came from.
+        address: IpAddr,
+    },
     /// A machine, through a request that it signed.
     Node {
         /// The node.
@@ -43,6 +61,13 @@ impl fmt::Display for Actor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::LocalAdmin { uid } => write!(f, "local admin uid {uid}"),
+            Self::Account { name, .. } => write!(f, "admin {name}"),
+            Self::Token {
+                id,
+                account: Some(account),
+                ..
+            } => write!(f, "admin {account} (token {id})"),
+            Self::Token { id, name, .. } => write!(f, "token {id} ({name})"),
             Self::Node { id, name, .. } => write!(f, "node {id} ({name})"),
             Self::AuthKey { id, .. } => write!(f, "auth key {id}"),
             Self::Coordinator => f.write_str("coordinator"),
@@ -55,7 +80,10 @@ impl Actor {
     fn origin(&self) -> String {
         match self {
             Self::LocalAdmin { .. } => "admin socket".to_owned(),
-            Self::Node { address, .. } | Self::AuthKey { address, .. } => address.to_string(),
+            Self::Account { address, .. }
+            | Self::Token { address, .. }
+            | Self::Node { address, .. }
+            | Self::AuthKey { address, .. } => address.to_string(),
             Self::Coordinator => "coordinator".to_owned(),
         }
     }

@@ -56,6 +56,29 @@ pub(super) const TABLES: &[Table] = &[
         columns: &[("key_id", Text), ("tag", Text)],
     },
     Table {
+        name: "accounts",
+        columns: &[
+            ("user_id", Integer),
+            ("password_hash", Text),
+            ("created_at", Integer),
+        ],
+    },
+    Table {
+        name: "admin_tokens",
+        columns: &[
+            ("id", Text),
+            ("secret_hash", Text),
+            ("name", Text),
+            ("scopes", Text),
+            ("account", Integer),
+            ("created_by", Text),
+            ("created_at", Integer),
+            ("expires_at", Integer),
+            ("last_used_at", Integer),
+            ("revoked_at", Integer),
+        ],
+    },
+    Table {
         name: "nodes",
         columns: &[
             ("id", Integer),

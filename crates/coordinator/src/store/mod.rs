@@ -5,6 +5,8 @@
 //! all-or-nothing change that carries its own audit row. What may change is decided by the
 //! callers (`enrolment`, `admin`), who see typed rows and never text.
 
+mod accounts;
+mod admin_tokens;
 mod audit;
 mod audit_chain;
 mod auth_keys;
@@ -31,7 +33,8 @@ pub use database::{Database, DatabaseUrlError};
 pub use open::OpenError;
 pub use routes::Decision;
 pub use rows::{
-    AuthKeyRow, NewAuthKey, NewNode, NodeRow, PolicyRow, RevisionRow, RouteRow, UserRow,
+    AccountRow, AdminTokenRow, AuthKeyRow, NewAdminToken, NewAuthKey, NewNode, NodeRow, PolicyRow,
+    RevisionRow, RouteRow, UserRow,
 };
 
 use dialect::{Inner, fetch_one};
@@ -51,6 +54,10 @@ use tokio::{
 /// appendix A): no connection, out of resources, shutting down or starting, waited too long for
 /// another change, idle too long, and a standby that cannot be written to.
 const UNAVAILABLE: [&str; 6] = ["08", "53", "57P", "55P03", "25P03", "25006"];
+
+/// SQLite: `SQLITE_FULL`, and `SQLITE_IOERR_SHMSIZE` when the index of the write-ahead log cannot
+/// grow (SQLite, Result and Error Codes). PostgreSQL: `disk_full`.
+const FULL: [&str; 3] = ["13", "4874", "53100"];
 
 /// The longest that a change waits for its turn. All agents of a large network come back at once
 /// after a restart, each with one small change.
@@ -133,6 +140,19 @@ impl StoreError {
                 .is_some_and(|code| UNAVAILABLE.iter().any(|prefix| code.starts_with(prefix))),
             _ => false,
         }
+    }
+
+    /// Whether there is no room on the disk: nothing was changed.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        let Self::Database {
+            source: sqlx::Error::Database(error),
+            ..
+        } = self
+        else {
+            return false;
+        };
+        error.code().is_some_and(|code| FULL.contains(&&*code))
     }
 
     fn doing(doing: &'static str) -> impl FnOnce(sqlx::Error) -> Self {

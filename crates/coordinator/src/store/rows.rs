@@ -12,6 +12,7 @@ use weir_overlay::{
 use weir_protocol::{HostInfo, ItemFailure};
 
 use super::Decision;
+use crate::accounts::Scopes;
 
 /// A user. Times here and below are seconds since 1970.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +25,88 @@ pub struct UserRow {
     pub created_at: i64,
     /// How many nodes it owns.
     pub nodes: u64,
+    /// Whether it has an account, and so is an admin.
+    pub admin: bool,
+}
+
+/// The account of a user who is an admin.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AccountRow {
+    /// The user.
+    pub user: UserId,
+    /// The user's name.
+    pub name: String,
+    /// What is kept of the password: argon2id, as a PHC string.
+    pub password_hash: String,
+}
+
+impl fmt::Debug for AccountRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AccountRow")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A token of the admin API, without its secret.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AdminTokenRow {
+    /// Its public half.
+    pub id: KeyId,
+    /// The SHA-256 of its secret half.
+    pub secret_hash: String,
+    /// What it is for, in the words of who made it.
+    pub name: String,
+    /// What it may be used for.
+    pub scopes: Scopes,
+    /// The name of the user who logged in for it; none when it was made for a program.
+    pub account: Option<String>,
+    /// Who made it.
+    pub created_by: String,
+    /// When it was made.
+    pub created_at: i64,
+    /// From when on it is refused.
+    pub expires_at: i64,
+    /// When it was last used, to a minute.
+    pub last_used_at: Option<i64>,
+    /// When an admin revoked it.
+    pub revoked_at: Option<i64>,
+}
+
+impl fmt::Debug for AdminTokenRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AdminTokenRow")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A token to be stored.
+pub struct NewAdminToken {
+    /// Its public half.
+    pub id: KeyId,
+    /// The SHA-256 of its secret half.
+    pub secret_hash: String,
+    /// What it is for.
+    pub name: String,
+    /// What it may be used for.
+    pub scopes: Scopes,
+    /// Who logged in for it.
+    pub account: Option<UserId>,
+    /// Who makes it.
+    pub created_by: String,
+    /// When it is made.
+    pub created_at: i64,
+    /// From when on it is refused.
+    pub expires_at: i64,
+}
+
+impl fmt::Debug for NewAdminToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NewAdminToken")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
 }
 
 /// An auth key, without its secret.

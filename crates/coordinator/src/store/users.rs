@@ -4,14 +4,15 @@ use super::dialect::{execute, fetch_all, fetch_one, fetch_optional};
 use super::{StoreError, Tx, UserRow, signed, unsigned};
 use weir_overlay::UserId;
 
-type Columns = (i64, String, i64, i64);
+type Columns = (i64, String, i64, i64, i64);
 
-fn row((id, name, created_at, nodes): Columns) -> Result<UserRow, StoreError> {
+fn row((id, name, created_at, nodes, accounts): Columns) -> Result<UserRow, StoreError> {
     Ok(UserRow {
         id: UserId(unsigned("user id", id)?),
         name,
         created_at,
         nodes: unsigned("number of nodes", nodes)?,
+        admin: accounts > 0,
     })
 }
 
@@ -25,7 +26,8 @@ impl Tx {
             self,
             "list the users",
             "SELECT id, name, created_at, \
-                    (SELECT count(*) FROM nodes WHERE nodes.user_id = users.id) \
+                    (SELECT count(*) FROM nodes WHERE nodes.user_id = users.id), \
+                    (SELECT count(*) FROM accounts WHERE accounts.user_id = users.id) \
              FROM users ORDER BY lower(name)"
         )?;
         rows.into_iter().map(row).collect()
@@ -40,7 +42,8 @@ impl Tx {
             self,
             "look a user up",
             "SELECT id, name, created_at, \
-                    (SELECT count(*) FROM nodes WHERE nodes.user_id = users.id) \
+                    (SELECT count(*) FROM nodes WHERE nodes.user_id = users.id), \
+                    (SELECT count(*) FROM accounts WHERE accounts.user_id = users.id) \
              FROM users WHERE lower(name) = lower($1)",
             name
         )?;

@@ -2,7 +2,13 @@
 //! requests, and the real command line.
 
 #[cfg(test)]
+mod access;
+#[cfg(test)]
+mod accounts;
+#[cfg(test)]
 mod agent;
+#[cfg(test)]
+mod api;
 #[cfg(test)]
 mod audit;
 #[cfg(test)]
@@ -33,5 +39,7 @@ mod routes_and_policy;
 mod server;
 #[cfg(test)]
 mod several;
+#[cfg(test)]
+mod store_of_accounts;
 #[cfg(test)]
 mod stores;

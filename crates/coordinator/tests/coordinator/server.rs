@@ -83,6 +83,12 @@ impl TestServer {
         })
     }
 
+    /// What the console shows to make the first admin with.
+    pub(crate) fn setup_code(&self) -> Option<String> {
+        let server = self.server.as_ref()?;
+        server.setup_code().map(str::to_owned)
+    }
+
     /// Stops the server and starts it again on the same state, at another port.
     pub(crate) async fn restart(mut self) -> Self {
         self.server.take().unwrap().stop().await;

@@ -13,13 +13,13 @@ use weir_overlay::{Generation, KeyId, MachinePrivateKey, NodeId, NodePrivateKey,
 use weir_protocol::{HostInfo, ItemFailure, Pin};
 
 /// An empty store, and the way to open it once more.
-struct Opened {
-    store: Store,
-    database: Database,
-    _directory: TempDir,
+pub(crate) struct Opened {
+    pub(crate) store: Store,
+    pub(crate) database: Database,
+    pub(crate) _directory: TempDir,
 }
 
-async fn open(database: &Database) -> Store {
+pub(crate) async fn open(database: &Database) -> Store {
     Store::open(database).await.unwrap()
 }
 
@@ -51,6 +51,7 @@ macro_rules! on_both {
         }
     };
 }
+pub(crate) use on_both;
 
 on_both!(
     users_are_found_whatever_their_case,

@@ -1,23 +1,21 @@
-//! Backups over the admin socket: a file each way, never as a whole in memory.
+//! Backups: a file each way, never as a whole in memory.
 
-use super::{Admin, Answer, Shared};
+use super::{Answer, Shared, access::Admin};
 use crate::{
-    Coordinator,
     admin::{self, Scratch},
     api,
     refusal::Refusal,
 };
 use axum::{
-    Json, Router,
+    Json,
     body::Body,
     extract::State,
     http::header::{CONTENT_LENGTH, CONTENT_TYPE},
     response::{IntoResponse, Response},
-    routing::{get, post},
 };
 use futures_util::TryStreamExt;
 use http_body_util::{BodyDataStream, LengthLimitError, Limited};
-use std::{io, sync::Arc};
+use std::io;
 use tokio::{fs::File, io::AsyncWriteExt};
 use weir_protocol::ErrorCode;
 
@@ -25,13 +23,7 @@ use weir_protocol::ErrorCode;
 /// and the rest is its audit log.
 const MAX_BACKUP_BYTES: usize = 64 << 30;
 
-pub(super) fn router() -> Router<Arc<Coordinator>> {
-    Router::new()
-        .route("/backup", get(back_up))
-        .route("/restore", post(restore))
-}
-
-async fn back_up(State(coordinator): Shared, _: Admin) -> Result<Response, Refusal> {
+pub(super) async fn back_up(State(coordinator): Shared) -> Result<Response, Refusal> {
     let made = admin::back_up(&coordinator).await?;
     let opened = File::open(made.path()).await;
     // The open file outlives its name.
@@ -45,7 +37,7 @@ async fn back_up(State(coordinator): Shared, _: Admin) -> Result<Response, Refus
     Ok((headers, Body::from_stream(api::chunks(file))).into_response())
 }
 
-async fn restore(
+pub(super) async fn restore(
     State(coordinator): Shared,
     Admin(actor): Admin,
     body: Body,

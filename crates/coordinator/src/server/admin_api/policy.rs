@@ -1,40 +1,31 @@
 //! What admins ask about policies.
 
-use super::{Admin, Answer, Body, Shared};
-use crate::{Coordinator, admin, api};
-use axum::{
-    Json, Router,
-    extract::{Path, State},
-    routing::{get, post},
+use super::{
+    Answer, Shared,
+    access::Admin,
+    extract::{Body, Segment},
 };
-use std::sync::Arc;
+use crate::{admin, api};
+use axum::{Json, extract::State};
 
-pub(super) fn router() -> Router<Arc<Coordinator>> {
-    Router::new()
-        .route("/policy", get(newest).put(set))
-        .route("/policy/revisions", get(history))
-        .route("/policy/revisions/{revision}", get(revision))
-        .route("/policy/rollback", post(roll_back))
-        .route("/policy/test", post(test))
-        .route("/policy/explain", post(explain))
-        .route("/policy/diff", post(diff))
-}
-
-async fn newest(State(coordinator): Shared) -> Answer<api::Policy> {
+pub(super) async fn newest(State(coordinator): Shared) -> Answer<api::Policy> {
     admin::get_policy(&coordinator, None).await.map(Json)
 }
 
-async fn revision(State(coordinator): Shared, Path(revision): Path<u64>) -> Answer<api::Policy> {
+pub(super) async fn revision(
+    State(coordinator): Shared,
+    Segment(revision): Segment<u64>,
+) -> Answer<api::Policy> {
     admin::get_policy(&coordinator, Some(revision))
         .await
         .map(Json)
 }
 
-async fn history(State(coordinator): Shared) -> Answer<Vec<api::PolicyRevision>> {
+pub(super) async fn history(State(coordinator): Shared) -> Answer<Vec<api::PolicyRevision>> {
     admin::policy_history(&coordinator).await.map(Json)
 }
 
-async fn set(
+pub(super) async fn set(
     State(coordinator): Shared,
     Admin(actor): Admin,
     Body(request): Body<api::SetPolicy>,
@@ -44,7 +35,7 @@ async fn set(
         .map(Json)
 }
 
-async fn roll_back(
+pub(super) async fn roll_back(
     State(coordinator): Shared,
     Admin(actor): Admin,
     Body(request): Body<api::RollBackPolicy>,
@@ -54,14 +45,14 @@ async fn roll_back(
         .map(Json)
 }
 
-async fn test(
+pub(super) async fn test(
     State(coordinator): Shared,
     Body(request): Body<api::TestPolicy>,
 ) -> Answer<api::PolicyTested> {
     admin::test_policy(&coordinator, request).await.map(Json)
 }
 
-async fn explain(
+pub(super) async fn explain(
     State(coordinator): Shared,
     Body(request): Body<api::ExplainPolicy>,
 ) -> Answer<Vec<api::Explained>> {
@@ -70,7 +61,7 @@ async fn explain(
         .map(Json)
 }
 
-async fn diff(
+pub(super) async fn diff(
     State(coordinator): Shared,
     Body(request): Body<api::DiffPolicies>,
 ) -> Answer<api::PolicyDiff> {

@@ -1,0 +1,134 @@
+//! What admins ask about users, auth keys, nodes and routes.
+
+use super::{
+    Answer, Shared,
+    access::Admin,
+    extract::{Body, Segment},
+};
+use crate::{accounts::Caller, admin, api, store::Decision};
+use axum::{Json, extract::State};
+use weir_overlay::KeyId;
+
+pub(super) async fn status(State(coordinator): Shared) -> Answer<api::Status> {
+    admin::status(&coordinator).await.map(Json)
+}
+
+pub(super) async fn list_users(State(coordinator): Shared) -> Answer<Vec<api::User>> {
+    admin::list_users(&coordinator).await.map(Json)
+}
+
+pub(super) async fn delete_user(
+    State(coordinator): Shared,
+    caller: Caller,
+    Segment(name): Segment<String>,
+) -> Answer<api::User> {
+    admin::delete_user(&coordinator, &caller, &name)
+        .await
+        .map(Json)
+}
+
+pub(super) async fn list_keys(State(coordinator): Shared) -> Answer<Vec<api::Key>> {
+    admin::list_keys(&coordinator).await.map(Json)
+}
+
+pub(super) async fn create_key(
+    State(coordinator): Shared,
+    Admin(actor): Admin,
+    Body(request): Body<api::CreateKey>,
+) -> Answer<api::CreatedKey> {
+    admin::create_key(&coordinator, &actor, request)
+        .await
+        .map(Json)
+}
+
+pub(super) async fn revoke_key(
+    State(coordinator): Shared,
+    Admin(actor): Admin,
+    Segment(id): Segment<String>,
+) -> Answer<api::Key> {
+    admin::revoke_key(&coordinator, &actor, &KeyId(id))
+        .await
+        .map(Json)
+}
+
+pub(super) async fn list_nodes(State(coordinator): Shared) -> Answer<Vec<api::Node>> {
+    admin::list_nodes(&coordinator).await.map(Json)
+}
+
+pub(super) async fn show_node(
+    State(coordinator): Shared,
+    Segment(node): Segment<String>,
+) -> Answer<api::Node> {
+    admin::show_node(&coordinator, &node).await.map(Json)
+}
+
+pub(super) async fn delete_node(
+    State(coordinator): Shared,
+    Admin(actor): Admin,
+    Segment(node): Segment<String>,
+) -> Answer<api::Node> {
+    admin::delete_node(&coordinator, &actor, &node)
+        .await
+        .map(Json)
+}
+
+pub(super) async fn rename_node(
+    State(coordinator): Shared,
+    Admin(actor): Admin,
+    Segment(node): Segment<String>,
+    Body(request): Body<api::RenameNode>,
+) -> Answer<api::Node> {
+    admin::rename_node(&coordinator, &actor, &node, &request.name)
+        .await
+        .map(Json)
+}
+
+pub(super) async fn tag_node(
+    State(coordinator): Shared,
+    Admin(actor): Admin,
+    Segment(node): Segment<String>,
+    Body(request): Body<api::TagNode>,
+) -> Answer<api::Node> {
+    admin::tag_node(&coordinator, &actor, &node, &request.tags)
+        .await
+        .map(Json)
+}
+
+pub(super) async fn list_routes(State(coordinator): Shared) -> Answer<Vec<api::Route>> {
+    admin::list_routes(&coordinator).await.map(Json)
+}
+
+pub(super) async fn approve_routes(
+    State(coordinator): Shared,
+    Admin(actor): Admin,
+    Segment(node): Segment<String>,
+    Body(request): Body<api::DecideRoutes>,
+) -> Answer<Vec<api::Route>> {
+    let (prefixes, decision) = (&request.prefixes, Some(Decision::Approved));
+    admin::decide_routes(&coordinator, &actor, &node, prefixes, decision)
+        .await
+        .map(Json)
+}
+
+pub(super) async fn reject_routes(
+    State(coordinator): Shared,
+    Admin(actor): Admin,
+    Segment(node): Segment<String>,
+    Body(request): Body<api::DecideRoutes>,
+) -> Answer<Vec<api::Route>> {
+    let (prefixes, decision) = (&request.prefixes, Some(Decision::Rejected));
+    admin::decide_routes(&coordinator, &actor, &node, prefixes, decision)
+        .await
+        .map(Json)
+}
+
+pub(super) async fn reset_routes(
+    State(coordinator): Shared,
+    Admin(actor): Admin,
+    Segment(node): Segment<String>,
+    Body(request): Body<api::DecideRoutes>,
+) -> Answer<Vec<api::Route>> {
+    admin::decide_routes(&coordinator, &actor, &node, &request.prefixes, None)
+        .await
+        .map(Json)
+}
