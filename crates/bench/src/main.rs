@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod change;
+mod coordinator;
 mod firewall;
 mod generate;
 mod host;
@@ -32,6 +33,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Subject {
+    /// A coordinator with up to 10,000 agents: changes, memory, all coming back at once
+    Coordinator(coordinator::Options),
     /// Compiling a policy, whole and for one change
     Policy(policy::Options),
     /// What the firewall costs packets and changes, on this host's kernel (as root)
@@ -50,6 +53,7 @@ enum Subject {
 
 fn main() -> Result<()> {
     match Arguments::parse().subject {
+        Subject::Coordinator(options) => coordinator::run(&options),
         Subject::Policy(options) => policy::run(&options),
         Subject::Firewall(options) => firewall::run(&options),
         Subject::Reconcile(options) => reconcile::run(&options),

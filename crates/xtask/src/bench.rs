@@ -17,8 +17,8 @@ pub(crate) struct Options {
     /// What to measure, and its options: `policy` compiles a policy of 15,000 rules for 10,000
     /// nodes, `firewall` floods relays with up to 100,000 grants, `reconcile` brings up 10,000 peers
     /// and changes one, `wireguard` does so against `wg setconf` (in the virtual machine where this
-    /// kernel has no WireGuard); `--json` prints one JSON object; `policy --help` shows how to
-    /// change the sizes
+    /// kernel has no WireGuard), `coordinator` connects up to 10,000 agents over TLS; `--json`
+    /// prints one JSON object; `policy --help` shows how to change the sizes
     #[arg(
         required = true,
         trailing_var_arg = true,
@@ -40,6 +40,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         profile,
         "--package",
         "weir-bench",
+        "--package",
+        "weir-coordinator",
         "--locked",
     ]))?;
     let program = target_directory()?.join(directory).join("weir-bench");
