@@ -5,6 +5,7 @@ use crate::{
     clock,
     cluster::{Cluster, Role},
     engine::Engine,
+    group_commit::GroupCommit,
     presence::Presence,
     replay::ReplayCache,
     store::{CoordinatorRow, Store, StoreError},
@@ -37,6 +38,10 @@ pub(crate) struct Coordinator {
     pub presence: Arc<Presence>,
     /// Which signatures were accepted.
     pub replay: ReplayCache,
+    /// Where it is left that they were.
+    pub signatures: GroupCommit,
+    /// Where it is left what nodes report.
+    pub reports: GroupCommit,
     /// What checks the passwords of admins.
     pub passwords: Passwords,
     /// What it is known by.
@@ -74,6 +79,8 @@ impl Coordinator {
         let (engine, task) = Engine::start(store.clone(), Arc::clone(&presence), seen).await?;
         let cluster = Cluster::start(&store, member.clone(), &presence, role, engine.nudge());
         let coordinator = Self {
+            signatures: GroupCommit::start(store.clone()),
+            reports: GroupCommit::start(store.clone()),
             store,
             engine,
             presence,

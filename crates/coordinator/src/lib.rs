@@ -30,6 +30,7 @@ mod cluster;
 mod coordinator;
 mod engine;
 mod enrolment;
+mod group_commit;
 mod presence;
 mod refusal;
 mod replay;

@@ -18,7 +18,7 @@ struct State {
     streams: BTreeMap<NodeId, usize>,
     /// When the last stream of a node closed.
     left: BTreeMap<NodeId, Instant>,
-    /// Nodes that left, and when (in seconds since 1970), until this is stored.
+    /// Nodes that were heard of, and when last (in seconds since 1970), until this is stored.
     to_store: BTreeMap<NodeId, i64>,
     /// The nodes that are connected to other coordinators.
     elsewhere: BTreeSet<NodeId>,
@@ -54,7 +54,7 @@ impl Presence {
         let mut state = self.lock();
         *state.streams.entry(node).or_default() += 1;
         state.left.remove(&node);
-        state.to_store.remove(&node);
+        state.to_store.insert(node, crate::clock::now());
         drop(state);
         self.changed.notify_one();
         Connected {
@@ -106,9 +106,14 @@ impl Presence {
             .collect()
     }
 
-    /// Nodes that left since the last call, and when, in seconds since 1970.
+    /// A node was heard of, at this time in seconds since 1970.
+    pub(crate) fn seen(&self, node: NodeId, now: i64) {
+        self.lock().to_store.insert(node, now);
+    }
+
+    /// Nodes that were heard of since the last call, and when last, in seconds since 1970.
     #[must_use]
-    pub(crate) fn take_left(&self) -> BTreeMap<NodeId, i64> {
+    pub(crate) fn take_seen(&self) -> BTreeMap<NodeId, i64> {
         std::mem::take(&mut self.lock().to_store)
     }
 
@@ -176,7 +181,7 @@ mod tests {
             presence.absent(&[here].into(), Instant::now() + GRACE * 2),
             [here].into()
         );
-        assert!(presence.take_left().contains_key(&here));
-        assert!(presence.take_left().is_empty());
+        assert!(presence.take_seen().contains_key(&here));
+        assert!(presence.take_seen().is_empty());
     }
 }

@@ -12,6 +12,9 @@ use serde_json::json;
 /// that a reboot or an outage of the coordinator's network costs none.
 const EPHEMERAL_STAYS_SECONDS: i64 = 30 * 60;
 
+/// How many nodes' last signs of life are stored at a time, so that changes of the network need not
+/// wait for those of all.
+const MAX_TOGETHER: usize = 512;
 /// After how long a coordinator that is gone is forgotten, in seconds.
 const FORGET_COORDINATOR_SECONDS: i64 = 60;
 
@@ -24,11 +27,11 @@ pub(super) async fn run(
     since: i64,
     now: i64,
 ) -> Result<bool, StoreError> {
-    let left = presence.take_left();
-    if !left.is_empty() {
+    let seen: Vec<_> = presence.take_seen().into_iter().collect();
+    for some in seen.chunks(MAX_TOGETHER) {
         let mut tx = store.write().await?;
-        for (node, at) in left {
-            tx.set_node_seen(node, None, at).await?;
+        for (node, at) in some {
+            tx.set_node_seen(*node, None, *at).await?;
         }
         tx.commit().await?;
     }

@@ -4,7 +4,7 @@ use super::Sender;
 use crate::{
     addresses::free_name,
     refusal::Refusal,
-    store::{Actor, AuditEntry, NodeRow, Tx},
+    store::{Actor, AuditEntry, NodeRow, RouteRow, Tx},
 };
 use ipnet::IpNet;
 use std::collections::BTreeSet;
@@ -71,6 +71,25 @@ pub(super) fn check_host(host: &HostInfo) -> Result<(), Refusal> {
     Ok(())
 }
 
+fn advertised(routes: &[RouteRow]) -> BTreeSet<IpNet> {
+    let advertised = routes.iter().filter(|route| route.advertised);
+    advertised.map(|route| route.prefix).collect()
+}
+
+/// Whether a host tells nothing that is not stored.
+pub(super) fn is_known(
+    node: &NodeRow,
+    routes: &[RouteRow],
+    host: &HostInfo,
+    sender: Sender,
+) -> bool {
+    let known = HostInfo {
+        advertised_routes: advertised(routes),
+        ..node.host.clone()
+    };
+    known == *host && node.observed_address == Some(sender.address)
+}
+
 /// Stores host and routes when they differ from what is known. A node follows its host name until
 /// an admin names it.
 pub(super) async fn store_host(
@@ -80,23 +99,16 @@ pub(super) async fn store_host(
     sender: Sender,
 ) -> Result<bool, Refusal> {
     let routes = tx.routes_of(node.id).await?;
-    let advertised: BTreeSet<IpNet> = routes
-        .iter()
-        .filter(|route| route.advertised)
-        .map(|route| route.prefix)
-        .collect();
-    let routes_changed = advertised != host.advertised_routes;
-    let known = HostInfo {
-        advertised_routes: advertised.clone(),
-        ..node.host.clone()
-    };
-    if known == *host && node.observed_address == Some(sender.address) {
+    if is_known(node, &routes, host, sender) {
         return Ok(false);
     }
+    let advertised = advertised(&routes);
+    let routes_changed = advertised != host.advertised_routes;
     let name = if node.named_by_admin || host.hostname == node.host.hostname {
         node.name.clone()
     } else {
-        let mut names: BTreeSet<_> = tx.nodes().await?.into_iter().map(|n| n.name).collect();
+        let all = tx.names_and_addresses().await?;
+        let mut names: BTreeSet<_> = all.into_iter().map(|(name, ..)| name).collect();
         names.remove(&node.name);
         free_name(&host.hostname, &names)
     };

@@ -7,12 +7,14 @@ mod admission;
 mod host;
 
 use admission::{check_auth_key, check_node_key, tags_of_known_node, tags_of_new_node};
-use host::{check_host, store_host};
+use host::{check_host, is_known, store_host};
 
 use crate::{
+    Coordinator,
     addresses::{free_name, lowest_free},
+    group_commit::Note,
     refusal::Refusal,
-    store::{Actor, AuditEntry, NewNode, NodeRow, Store, StoreError, Tx},
+    store::{Actor, AuditEntry, NewNode, NodeRow, Store, Tx},
 };
 use serde_json::json;
 use std::net::IpAddr;
@@ -61,8 +63,18 @@ pub(crate) async fn register(
 ///
 /// # Errors
 /// [`Refusal`]; then nothing was changed.
-pub(crate) async fn update(store: &Store, host: HostInfo, sender: Sender) -> Result<bool, Refusal> {
+pub(crate) async fn update(
+    store: &Store,
+    node: &NodeRow,
+    host: HostInfo,
+    sender: Sender,
+) -> Result<bool, Refusal> {
     check_host(&host)?;
+    // Mostly there is no news, and nobody has to wait for a turn to hear that.
+    let known = store.read().await?.routes_of(node.id).await?;
+    if is_known(node, &known, &host, sender) {
+        return Ok(false);
+    }
     let mut tx = store.write().await?;
     let node = tx
         .node_by_machine(&sender.machine)
@@ -126,10 +138,10 @@ async fn enrol(
     check_node_key(tx, &request.node_key, &sender.machine).await?;
     let tags = tags_of_new_node(policy, &key, &request.tags)?;
     let user = if tags.is_empty() { key.user } else { None };
-    let nodes = tx.nodes().await?;
-    let taken = nodes.iter().map(|node| node.ipv4).collect();
-    let taken_v6 = nodes.iter().map(|node| node.ipv6).collect();
-    let names = nodes.into_iter().map(|node| node.name).collect();
+    let nodes = tx.names_and_addresses().await?;
+    let taken = nodes.iter().map(|(_, ipv4, _)| *ipv4).collect();
+    let taken_v6 = nodes.iter().map(|(_, _, ipv6)| *ipv6).collect();
+    let names = nodes.into_iter().map(|(name, _, _)| name).collect();
     let (ipv4, ipv6) = lowest_free(&taken, &taken_v6).ok_or_else(|| {
         Refusal::new(
             ErrorCode::Conflict,
@@ -228,25 +240,16 @@ async fn renew(
 ///
 /// # Errors
 /// [`Refusal::Store`].
-pub(crate) async fn seen(store: &Store, node: &NodeRow, sender: Sender) -> Result<bool, Refusal> {
-    let (mut tx, address) = begin_seen(store, node, sender).await?;
-    let moved = tx.set_node_seen(node.id, address, sender.now).await?;
+pub(crate) async fn moved(store: &Store, node: &NodeRow, sender: Sender) -> Result<bool, Refusal> {
+    if node.observed_address == Some(sender.address) {
+        return Ok(false);
+    }
+    let mut tx = store.write().await?;
+    let moved = tx
+        .set_node_seen(node.id, Some(sender.address), sender.now)
+        .await?;
     tx.commit().await?;
     Ok(moved)
-}
-
-/// Begins to store that a node was heard of, and from where when that is elsewhere. Only then it
-/// takes its turn among the changes: who notes something while others change the same rows must not
-/// come to wait for them.
-async fn begin_seen(
-    store: &Store,
-    node: &NodeRow,
-    sender: Sender,
-) -> Result<(Tx, Option<IpAddr>), StoreError> {
-    if node.observed_address == Some(sender.address) {
-        return Ok((store.note().await?, None));
-    }
-    Ok((store.write().await?, Some(sender.address)))
 }
 
 /// How a node is called in the audit log.
@@ -258,21 +261,24 @@ pub(crate) fn subject(id: NodeId, name: &NodeName) -> String {
 /// Remembers what a node has applied and what it could not.
 ///
 /// # Errors
-/// [`Refusal::Store`].
+/// [`Refusal`].
 pub(crate) async fn report(
-    store: &Store,
+    coordinator: &Coordinator,
     node: &NodeRow,
-    report: &ReportRequest,
+    report: ReportRequest,
     sender: Sender,
 ) -> Result<(), Refusal> {
-    let failures: Vec<_> = report.failures.iter().take(MAX_FAILURES).cloned().collect();
+    let mut failures = report.failures;
+    failures.truncate(MAX_FAILURES);
     for failure in &failures {
         tracing::info!(node = %node.id, name = %node.name, item = failure.item, reason = failure.reason, "a node could not apply a part of its map");
     }
-    let (mut tx, address) = begin_seen(store, node, sender).await?;
-    tx.set_node_report(node.id, report.generation, &failures)
-        .await?;
-    tx.set_node_seen(node.id, address, sender.now).await?;
-    tx.commit().await?;
+    let note = Note::Report {
+        node: node.id,
+        generation: report.generation,
+        failures,
+    };
+    coordinator.reports.store(note).await?;
+    coordinator.presence.seen(node.id, sender.now);
     Ok(())
 }

@@ -60,7 +60,7 @@ async fn register(
     let response = enrolment::register(store, &policy.policy, request.body, sender).await?;
     if request.node.is_none() {
         // It was a stranger's request, and is a node's now.
-        signed::remember(store, &request.signed).await?;
+        signed::remember(&coordinator, &request.signed).await?;
     }
     coordinator.engine.changed().await;
     Ok(Json(response))
@@ -73,7 +73,7 @@ async fn map(
     request: SignedRequest<MapRequest>,
 ) -> Result<Response, Refusal> {
     let node = request.node.ok_or_else(enrolment::not_enrolled)?;
-    if enrolment::seen(&coordinator.store, &node, request.sender).await? {
+    if enrolment::moved(&coordinator.store, &node, request.sender).await? {
         coordinator.engine.changed().await;
     }
     let lines = stream::lines(Source {
@@ -90,7 +90,8 @@ async fn update(
     State(coordinator): State<Arc<Coordinator>>,
     request: SignedRequest<UpdateRequest>,
 ) -> Result<StatusCode, Refusal> {
-    if enrolment::update(&coordinator.store, request.body.host, request.sender).await? {
+    let node = request.node.ok_or_else(enrolment::not_enrolled)?;
+    if enrolment::update(&coordinator.store, &node, request.body.host, request.sender).await? {
         coordinator.engine.changed().await;
     }
     Ok(StatusCode::NO_CONTENT)
@@ -101,7 +102,7 @@ async fn report(
     request: SignedRequest<ReportRequest>,
 ) -> Result<StatusCode, Refusal> {
     let node = request.node.ok_or_else(enrolment::not_enrolled)?;
-    enrolment::report(&coordinator.store, &node, &request.body, request.sender).await?;
+    enrolment::report(&coordinator, &node, request.body, request.sender).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

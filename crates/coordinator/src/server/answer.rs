@@ -15,6 +15,9 @@ use axum::{
 use weir_protocol::ErrorCode;
 
 const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
+/// When to ask again what could not be done now, in seconds (RFC 9110, section 10.2.3). Agents wait
+/// as long as their own pauses say, which are spread at random.
+const COME_BACK: HeaderValue = HeaderValue::from_static("2");
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
@@ -52,7 +55,11 @@ impl IntoResponse for Refusal {
             diagnostics,
             findings,
         };
-        (status, [(CONTENT_TYPE, PROBLEM)], headers, Json(body)).into_response()
+        let mut response = (status, [(CONTENT_TYPE, PROBLEM)], headers, Json(body)).into_response();
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(RETRY_AFTER, COME_BACK);
+        }
+        response
     }
 }
 

@@ -3,9 +3,10 @@
 use crate::{
     Coordinator, clock,
     enrolment::Sender,
+    group_commit::Note,
     refusal::Refusal,
     replay::{ReplayError, Signer, forget_at},
-    store::{NodeRow, Store},
+    store::NodeRow,
 };
 use axum::{
     body::{Body, Bytes},
@@ -69,7 +70,7 @@ impl<T: DeserializeOwned> FromRequest<Arc<Coordinator>> for SignedRequest<T> {
             .accept(&signed, signer, now)
             .map_err(refuse)?;
         if node.is_some() {
-            remember(&coordinator.store, &signed).await?;
+            remember(coordinator, &signed).await?;
         }
         let body = serde_json::from_slice(&bytes).map_err(|error| {
             bad_request(&format!(
@@ -95,13 +96,13 @@ impl<T: DeserializeOwned> FromRequest<Arc<Coordinator>> for SignedRequest<T> {
 
 /// Remembers, across a restart and for other coordinators on the same database, that this
 /// signature was accepted. Refuses one that is remembered already.
-pub(super) async fn remember(store: &Store, signed: &Signed) -> Result<(), Refusal> {
-    let mut tx = store.note().await?;
-    let new = tx
-        .remember_signature(&signed.machine, &signed.nonce, forget_at(signed))
-        .await?;
-    tx.commit().await?;
-    if new {
+pub(super) async fn remember(coordinator: &Coordinator, signed: &Signed) -> Result<(), Refusal> {
+    let note = Note::Signature {
+        machine: signed.machine,
+        nonce: signed.nonce.clone(),
+        forget_at: forget_at(signed),
+    };
+    if coordinator.signatures.store(note).await? {
         return Ok(());
     }
     Err(refuse(ReplayError::Replayed))
@@ -110,7 +111,7 @@ pub(super) async fn remember(store: &Store, signed: &Signed) -> Result<(), Refus
 fn refuse(error: ReplayError) -> Refusal {
     let code = match error {
         ReplayError::Replayed => ErrorCode::BadSignature,
-        ReplayError::Full => ErrorCode::Internal,
+        ReplayError::Full => ErrorCode::Unavailable,
     };
     Refusal::new(code, error.to_string())
 }

@@ -6,7 +6,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use sqlx::FromRow;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 use weir_overlay::{Generation, MachinePublicKey, NodeId, NodeName, NodePublicKey, Tag, UserId};
 use weir_protocol::{HostInfo, ItemFailure};
@@ -108,6 +108,29 @@ impl Tx {
              LEFT JOIN users ON users.id = nodes.user_id ORDER BY nodes.id"
         )?;
         self.all_with_tags(rows).await
+    }
+
+    /// What no other node may have.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn names_and_addresses(
+        &mut self,
+    ) -> Result<Vec<(NodeName, Ipv4Addr, Ipv6Addr)>, StoreError> {
+        let rows: Vec<(String, String, String)> = fetch_all!(
+            self,
+            "list the names and addresses of the nodes",
+            "SELECT name, ipv4, ipv6 FROM nodes"
+        )?;
+        rows.iter()
+            .map(|(name, ipv4, ipv6)| {
+                Ok((
+                    parse("node name", name)?,
+                    parse("IPv4 address", ipv4)?,
+                    parse("IPv6 address", ipv6)?,
+                ))
+            })
+            .collect()
     }
 
     /// The nodes that are forgotten once they stay away, by id.
