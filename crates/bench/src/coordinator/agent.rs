@@ -288,7 +288,7 @@ impl Agent {
         self,
         way: Way,
         held: Option<NetworkMap>,
-        events: mpsc::UnboundedSender<Event>,
+        events: mpsc::Sender<Event>,
     ) -> Result<()> {
         let tls = connector(way.http2)?;
         let mut map = held;
@@ -337,12 +337,12 @@ impl Agent {
             };
             line = Vec::new();
             is_first = false;
-            if events.send(received).is_err() {
+            if events.send(received).await.is_err() {
                 return Ok(());
             }
             if reports {
                 self.report(&way, &tls, &mut connection, generation).await?;
-                events.send(Event::Reported).ok();
+                events.send(Event::Reported).await.ok();
             }
         }
     }

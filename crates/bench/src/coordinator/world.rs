@@ -20,6 +20,9 @@ use weir_protocol::NetworkMap;
 
 /// The longest that anything may take.
 const DEADLINE: Duration = Duration::from_secs(120);
+/// What agents did and nobody has looked at yet. When it is full they wait; all fit who do
+/// something at once.
+const EVENTS: usize = 1 << 15;
 /// How many machines enrol at a time.
 const LANES: usize = 16;
 /// The port that grants of a monitor open.
@@ -45,8 +48,8 @@ pub(super) struct World {
     /// What each holds.
     maps: Vec<Option<NetworkMap>>,
     streams: JoinSet<Result<()>>,
-    sender: mpsc::UnboundedSender<Event>,
-    events: mpsc::UnboundedReceiver<Event>,
+    sender: mpsc::Sender<Event>,
+    events: mpsc::Receiver<Event>,
     text: Text,
 }
 
@@ -71,7 +74,7 @@ impl World {
         let agents: Vec<_> = agents
             .map(|(number, role)| Agent::new(number, role))
             .collect();
-        let (sender, events) = mpsc::unbounded_channel();
+        let (sender, events) = mpsc::channel(EVENTS);
         let world = Self {
             way: Way {
                 server: server.address,

@@ -143,7 +143,8 @@ async fn a_killed_coordinator_accepts_no_request_again_that_it_answered() {
         ended.unwrap();
     }
     let process = Process::start(directory.path(), None).await;
-    for (agent, request) in accepted.lock().unwrap().iter() {
+    let accepted = std::mem::take(&mut *accepted.lock().unwrap());
+    for (agent, request) in &accepted {
         let moved = Agent {
             address: process.address,
             http: agent.http.clone(),
