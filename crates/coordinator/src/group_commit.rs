@@ -79,6 +79,12 @@ pub(crate) enum NoteError {
         "more agents than the coordinator can serve are asking at once: it was not done, try again"
     )]
     Full,
+    /// There is no room on the disk.
+    #[error(
+        "the coordinator's disk is full, so nothing was changed: make room (df -h shows where), \
+         and try again (the network goes on as it is)"
+    )]
+    StorageFull,
     /// The store failed, and may work later. The log says how.
     #[error(
         "the coordinator's database does not answer, so this may not have been done: try again \
@@ -97,6 +103,7 @@ impl From<NoteError> for Refusal {
     fn from(error: NoteError) -> Self {
         let code = match error {
             NoteError::Full | NoteError::Unavailable => ErrorCode::Unavailable,
+            NoteError::StorageFull => ErrorCode::StorageFull,
             NoteError::Failed => ErrorCode::Internal,
         };
         Self::new(code, error.to_string())
@@ -158,9 +165,10 @@ async fn store_groups(store: Store, mut queue: mpsc::Receiver<Waiting>) {
                     requests = group.len(),
                     "cannot store what requests leave; they are refused"
                 );
-                let told = match error.is_unavailable() {
-                    true => NoteError::Unavailable,
-                    false => NoteError::Failed,
+                let told = match (error.is_full(), error.is_unavailable()) {
+                    (true, _) => NoteError::StorageFull,
+                    (false, true) => NoteError::Unavailable,
+                    (false, false) => NoteError::Failed,
                 };
                 for waiting in group.drain(..) {
                     waiting.answer.send(Err(told)).ok();
