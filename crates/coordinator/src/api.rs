@@ -5,14 +5,16 @@
 mod accounts;
 mod audit;
 mod backup;
+mod page;
 mod policy;
 
 pub use accounts::{
     CreateToken, CreateUser, CreatedToken, CreatedUser, GrantAdmin, LogIn, SetUp, Token, TokenState,
 };
-pub use audit::{AuditEntry, AuditReport};
+pub use audit::{AuditEntry, AuditQuery, AuditReport};
 pub use backup::Restored;
 pub(crate) use backup::chunks;
+pub use page::{Page, PageQuery};
 pub use policy::{
     AccessChange, ClosestRule, DiffPolicies, End, ExplainPolicy, Explained, ExplainedRule, Finding,
     Policy, PolicyDiff, PolicyRef, PolicyRevision, PolicyStatus, PolicyTested, RollBackPolicy,

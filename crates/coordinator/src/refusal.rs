@@ -105,6 +105,10 @@ impl Refusal {
             Self::Unauthenticated { .. } => (ErrorCode::Unauthenticated, self.to_string()),
             Self::MissingScope { .. } => (ErrorCode::Forbidden, self.to_string()),
             Self::TooMany { .. } => (ErrorCode::TooManyRequests, self.to_string()),
+            Self::Store(StoreError::Repeated) => (
+                ErrorCode::Conflict,
+                "the same request was done at the same time: look at what it made".to_owned(),
+            ),
             Self::Store(error) if error.is_full() => (
                 ErrorCode::StorageFull,
                 "the coordinator's disk is full, so nothing was changed: make room (df -h shows \

@@ -1,28 +1,32 @@
 //! The audit log.
 
-use super::time;
+use super::{page::Wanted, time};
 use crate::{
     Coordinator, api,
     refusal::Refusal,
     store::{AuditHead, AuditRow},
 };
 use serde_json::Value;
+use std::cmp::Reverse;
 
-/// The most entries of one answer.
-const MAX_ENTRIES: u32 = 1000;
-
-/// Entries of the audit log before the one with this number, or the newest; the newest first.
+/// Entries of the audit log, the newest first.
 ///
 /// # Errors
-/// [`Refusal::Store`].
+/// [`Refusal`].
 pub(crate) async fn list_audit(
     coordinator: &Coordinator,
-    before: Option<u64>,
-    limit: u32,
-) -> Result<Vec<api::AuditEntry>, Refusal> {
+    query: api::AuditQuery,
+) -> Result<api::Page<api::AuditEntry>, Refusal> {
+    let page = api::PageQuery {
+        cursor: query.cursor,
+        limit: query.limit,
+    };
+    let wanted: Wanted<Reverse<u64>> = Wanted::new("audit", &page)?;
+    let behind = wanted.after.map(|Reverse(id)| id);
+    let before = behind.into_iter().chain(query.before).min();
     let mut tx = coordinator.store.read().await?;
-    let rows = tx.audit(before, limit.min(MAX_ENTRIES)).await?;
-    rows.into_iter().map(describe).collect()
+    let rows = tx.audit(before, wanted.limit.saturating_add(1)).await?;
+    wanted.cut(rows, |row| Reverse(row.id)).try_map(describe)
 }
 
 fn describe(row: AuditRow) -> Result<api::AuditEntry, Refusal> {

@@ -1,6 +1,6 @@
 //! Auth keys.
 
-use super::{find_user, now, time};
+use super::{find_user, now, page::Wanted, time};
 use crate::{
     Coordinator, api,
     clock::{hexadecimal, random},
@@ -9,6 +9,7 @@ use crate::{
     store::{Actor, AuditEntry, AuthKeyRow, NewAuthKey},
 };
 use serde_json::json;
+use std::cmp::Reverse;
 use weir_overlay::KeyId;
 use weir_protocol::{AuthKey, ErrorCode};
 
@@ -41,10 +42,15 @@ fn describe(key: AuthKeyRow) -> Result<api::Key, Refusal> {
 /// All auth keys, the newest first.
 ///
 /// # Errors
-/// [`Refusal::Store`].
-pub(crate) async fn list_keys(coordinator: &Coordinator) -> Result<Vec<api::Key>, Refusal> {
+/// [`Refusal`].
+pub(crate) async fn list_keys(
+    coordinator: &Coordinator,
+    page: &api::PageQuery,
+) -> Result<api::Page<api::Key>, Refusal> {
+    let wanted = Wanted::new("keys", page)?;
     let keys = coordinator.store.read().await?.auth_keys().await?;
-    keys.into_iter().map(describe).collect()
+    let page = wanted.of(keys, |key| (Reverse(key.created_at), key.id.0.clone()));
+    page.try_map(describe)
 }
 
 /// Makes an auth key. Its secret is in the answer and nowhere else.

@@ -10,6 +10,7 @@ mod diff;
 mod explain;
 mod keys;
 mod nodes;
+mod page;
 mod policy;
 mod routes;
 mod tokens;
@@ -45,7 +46,7 @@ pub(crate) async fn status(coordinator: &Coordinator) -> Result<api::Status, Ref
     let nodes = tx.nodes().await?.len();
     let generation = tx.newest_generation().await?;
     drop(tx);
-    let routes = list_routes(coordinator).await?;
+    let routes = routes::all_routes(coordinator).await?;
     Ok(api::Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         url: coordinator.identity.url.clone(),

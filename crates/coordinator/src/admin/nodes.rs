@@ -1,6 +1,6 @@
 //! Nodes.
 
-use super::{find_node, now, publish, time};
+use super::{find_node, now, page::Wanted, publish, time};
 use crate::{
     Coordinator, api, enrolment,
     refusal::Refusal,
@@ -56,15 +56,16 @@ pub(super) fn describe(
 /// All nodes, by id.
 ///
 /// # Errors
-/// [`Refusal::Store`].
-pub(crate) async fn list_nodes(coordinator: &Coordinator) -> Result<Vec<api::Node>, Refusal> {
+/// [`Refusal`].
+pub(crate) async fn list_nodes(
+    coordinator: &Coordinator,
+    page: &api::PageQuery,
+) -> Result<api::Page<api::Node>, Refusal> {
+    let wanted = Wanted::new("nodes", page)?;
     let mut tx = coordinator.store.read().await?;
     let routes = tx.routes().await?;
-    let nodes = tx.nodes().await?;
-    nodes
-        .into_iter()
-        .map(|node| describe(coordinator, node, &routes))
-        .collect()
+    let page = wanted.of(tx.nodes().await?, |node| node.id.0);
+    page.try_map(|node| describe(coordinator, node, &routes))
 }
 
 /// One node, by name or id.

@@ -1,6 +1,6 @@
 //! The policy: read, set, tried, and set back.
 
-use super::{now, publish, time};
+use super::{now, page::Wanted, publish, time};
 use crate::{
     Coordinator, api,
     refusal::Refusal,
@@ -8,6 +8,7 @@ use crate::{
     store::{Actor, AuditEntry, PolicyRow, StoreError, Tx},
 };
 use serde_json::json;
+use std::cmp::Reverse;
 use weir_netmap::NetworkState;
 use weir_policy::{Diagnostic, Policy, render};
 use weir_protocol::ErrorCode;
@@ -82,14 +83,17 @@ async fn newest(tx: &mut Tx) -> Result<Option<PolicyRow>, StoreError> {
 /// All policies that were saved, the newest first.
 ///
 /// # Errors
-/// [`Refusal::Store`].
+/// [`Refusal`].
 pub(crate) async fn policy_history(
     coordinator: &Coordinator,
-) -> Result<Vec<api::PolicyRevision>, Refusal> {
+    page: &api::PageQuery,
+) -> Result<api::Page<api::PolicyRevision>, Refusal> {
+    let wanted = Wanted::new("policies", page)?;
     let mut tx = coordinator.store.read().await?;
     let in_force = coordinator.engine.policy().status.revision;
-    let rows = tx.policy_history(HISTORY).await?.into_iter();
-    rows.map(|row| {
+    let rows = tx.policy_history(HISTORY).await?;
+    let page = wanted.of(rows, |row| Reverse(row.revision));
+    page.try_map(|row| {
         Ok(api::PolicyRevision {
             revision: row.revision,
             saved: time("time", row.saved_at)?,
@@ -99,7 +103,6 @@ pub(crate) async fn policy_history(
             in_force: in_force == Some(row.revision),
         })
     })
-    .collect()
 }
 
 /// Says whether a policy could be set, and changes nothing.

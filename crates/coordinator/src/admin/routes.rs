@@ -1,6 +1,6 @@
 //! Routes: advertised by nodes, approved or rejected here.
 
-use super::{find_node, now, publish};
+use super::{find_node, now, page::Wanted, publish};
 use crate::{
     Coordinator, api, enrolment,
     refusal::Refusal,
@@ -45,11 +45,24 @@ fn describe(coordinator: &Coordinator, node: &NodeRow, route: &RouteRow) -> api:
     }
 }
 
+/// All advertised routes, by node and prefix, a page at a time.
+///
+/// # Errors
+/// [`Refusal`].
+pub(crate) async fn list_routes(
+    coordinator: &Coordinator,
+    page: &api::PageQuery,
+) -> Result<api::Page<api::Route>, Refusal> {
+    let wanted = Wanted::new("routes", page)?;
+    let routes = all_routes(coordinator).await?;
+    Ok(wanted.of(routes, |route| (route.node.0, route.prefix.to_string())))
+}
+
 /// All advertised routes, by node and prefix.
 ///
 /// # Errors
 /// [`Refusal::Store`].
-pub(crate) async fn list_routes(coordinator: &Coordinator) -> Result<Vec<api::Route>, Refusal> {
+pub(super) async fn all_routes(coordinator: &Coordinator) -> Result<Vec<api::Route>, Refusal> {
     let mut tx = coordinator.store.read().await?;
     let routes = tx.routes().await?;
     let nodes: BTreeMap<_, _> = tx

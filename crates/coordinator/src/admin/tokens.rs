@@ -1,6 +1,6 @@
 //! Tokens of the admin API.
 
-use super::{now, time};
+use super::{now, page::Wanted, time};
 use crate::{
     Coordinator,
     accounts::{AdminToken, Caller},
@@ -9,6 +9,7 @@ use crate::{
     store::{Actor, AdminTokenRow, AuditEntry, NewAdminToken, Tx},
 };
 use serde_json::json;
+use std::cmp::Reverse;
 use weir_overlay::KeyId;
 use weir_protocol::ErrorCode;
 
@@ -44,10 +45,17 @@ pub(super) fn describe(token: AdminTokenRow) -> Result<api::Token, Refusal> {
 /// All tokens, the newest first.
 ///
 /// # Errors
-/// [`Refusal::Store`].
-pub(crate) async fn list_tokens(coordinator: &Coordinator) -> Result<Vec<api::Token>, Refusal> {
+/// [`Refusal`].
+pub(crate) async fn list_tokens(
+    coordinator: &Coordinator,
+    page: &api::PageQuery,
+) -> Result<api::Page<api::Token>, Refusal> {
+    let wanted = Wanted::new("tokens", page)?;
     let tokens = coordinator.store.read().await?.admin_tokens().await?;
-    tokens.into_iter().map(describe).collect()
+    let page = wanted.of(tokens, |token| {
+        (Reverse(token.created_at), token.id.0.clone())
+    });
+    page.try_map(describe)
 }
 
 /// Makes a token that may do no more than who makes it. Its secret is in the answer and nowhere

@@ -1,6 +1,6 @@
 //! Users.
 
-use super::{find_user, now, publish, time};
+use super::{find_user, now, page::Wanted, publish, time};
 use crate::{
     Coordinator,
     accounts::{Caller, Scope},
@@ -27,10 +27,15 @@ pub(super) fn describe(user: UserRow) -> Result<api::User, Refusal> {
 /// All users, by name.
 ///
 /// # Errors
-/// [`Refusal::Store`].
-pub(crate) async fn list_users(coordinator: &Coordinator) -> Result<Vec<api::User>, Refusal> {
+/// [`Refusal`].
+pub(crate) async fn list_users(
+    coordinator: &Coordinator,
+    page: &api::PageQuery,
+) -> Result<api::Page<api::User>, Refusal> {
+    let wanted = Wanted::new("users", page)?;
     let users = coordinator.store.read().await?.users().await?;
-    users.into_iter().map(describe).collect()
+    let page = wanted.of(users, |user| user.name.to_ascii_lowercase());
+    page.try_map(describe)
 }
 
 /// Creates a user, as a part of a change.

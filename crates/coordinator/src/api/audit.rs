@@ -4,11 +4,25 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// `GET /api/v1/audit?before=NUMBER&limit=NUMBER`: an entry of the audit log, the newest first.
+/// Which entries of the audit log are wanted.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuditQuery {
+    /// The `next` of the page before; none for the newest entries.
+    #[serde(default)]
+    pub cursor: Option<String>,
+    /// Only entries before the one with this number.
+    #[serde(default)]
+    pub before: Option<u64>,
+    /// How many at most, from 1 to 1000; 100 when not given.
+    #[serde(default)]
+    pub limit: Option<u32>,
+}
+
+/// `GET /api/v1/audit`: an entry of the audit log, the newest first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditEntry {
-    /// Its number, from 1, without gaps. That of the last entry of an answer is the `before` of
-    /// the next request.
+    /// Its number, from 1, without gaps.
     pub id: u64,
     /// When.
     pub at: Timestamp,

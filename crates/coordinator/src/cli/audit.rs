@@ -2,7 +2,7 @@
 
 use super::{Session, output};
 use crate::{
-    api::{AuditEntry, AuditReport},
+    api::{AuditEntry, AuditReport, Page},
     store::AuditHead,
 };
 use anyhow::bail;
@@ -49,7 +49,8 @@ async fn list(session: &Session, before: Option<u64>, limit: u32) -> anyhow::Res
     if let Some(before) = before {
         path.push_str(&format!("&before={before}"));
     }
-    let entries: Vec<AuditEntry> = session.client.get(&path).await?;
+    let page: Page<AuditEntry> = session.client.get(&path).await?;
+    let entries = page.items;
     if session.json {
         return output::json(&entries);
     }
@@ -83,8 +84,13 @@ async fn verify(session: &Session, head: Option<AuditHead>) -> anyhow::Result<()
         output::json(&report)?;
     } else if report.flaws.is_empty() {
         output::line(&format!(
-            "{} entries, each as it was written\nhead {}",
+            "{} {}, each as it was written\nhead {}",
             report.entries,
+            if report.entries == 1 {
+                "entry"
+            } else {
+                "entries"
+            },
             report.head.as_deref().unwrap_or("-")
         ))?;
     }

@@ -1,6 +1,6 @@
 //! Talking to the running coordinator over its admin socket.
 
-use crate::api::{self, AdminProblem, PATH_PREFIX};
+use crate::api::{self, AdminProblem, PATH_PREFIX, Page};
 use anyhow::{Context, anyhow, bail};
 use axum::body::Bytes;
 use futures_util::TryStreamExt;
@@ -51,6 +51,21 @@ impl Client {
 
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
         self.call(Method::GET, path, Bytes::new()).await
+    }
+
+    /// All of a list, however many pages it has. `path` has no question mark.
+    pub(super) async fn list<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<Vec<T>> {
+        let mut all = Vec::new();
+        let mut next = None;
+        loop {
+            let cursor = next.map_or_else(String::new, |next| format!("&cursor={next}"));
+            let page: Page<T> = self.get(&format!("{path}?limit=1000{cursor}")).await?;
+            all.extend(page.items);
+            next = page.next;
+            if next.is_none() {
+                return Ok(all);
+            }
+        }
     }
 
     pub(super) async fn delete<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {

@@ -118,7 +118,7 @@ impl Create {
 }
 
 async fn list(session: &Session) -> anyhow::Result<()> {
-    let keys: Vec<Key> = session.client.get("/keys").await?;
+    let keys: Vec<Key> = session.client.list("/keys").await?;
     if session.json {
         return output::json(&keys);
     }

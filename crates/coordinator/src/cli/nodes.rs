@@ -106,7 +106,7 @@ fn seen(node: &Node) -> String {
 }
 
 async fn list(session: &Session) -> anyhow::Result<()> {
-    let nodes: Vec<Node> = session.client.get("/nodes").await?;
+    let nodes: Vec<Node> = session.client.list("/nodes").await?;
     if session.json {
         return output::json(&nodes);
     }

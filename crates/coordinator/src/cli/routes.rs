@@ -106,7 +106,7 @@ impl Decide {
 }
 
 async fn list(session: &Session) -> anyhow::Result<()> {
-    let routes: Vec<Route> = session.client.get("/routes").await?;
+    let routes: Vec<Route> = session.client.list("/routes").await?;
     if session.json {
         return output::json(&routes);
     }

@@ -79,7 +79,7 @@ impl Tokens {
 }
 
 async fn list(session: &Session) -> anyhow::Result<()> {
-    let tokens: Vec<Token> = session.client.get("/tokens").await?;
+    let tokens: Vec<Token> = session.client.list("/tokens").await?;
     if session.json {
         return output::json(&tokens);
     }

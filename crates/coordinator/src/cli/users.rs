@@ -128,7 +128,7 @@ fn with_password(session: &Session, created: &CreatedUser, text: &str) -> anyhow
 }
 
 async fn list(session: &Session) -> anyhow::Result<()> {
-    let users: Vec<User> = session.client.get("/users").await?;
+    let users: Vec<User> = session.client.list("/users").await?;
     if session.json {
         return output::json(&users);
     }

@@ -7,23 +7,28 @@ mod audit;
 mod backup;
 mod endpoints;
 mod extract;
+mod idempotency;
 mod network;
 mod policy;
 
 pub(super) use access::LocalUser;
+pub(super) use idempotency::Repeated;
 
 use super::answer;
 use crate::{Coordinator, api::PATH_PREFIX, refusal::Refusal};
 use access::{Access, Gate};
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     extract::{DefaultBodyLimit, State},
     middleware::from_fn_with_state,
 };
+use idempotency::{ShownOnce, once};
 use std::sync::Arc;
 
 type Shared = State<Arc<Coordinator>>;
 type Answer<T> = Result<Json<T>, Refusal>;
+/// An answer that shows a secret once.
+type Secret<T> = Result<(Extension<ShownOnce>, Json<T>), Refusal>;
 
 /// The longest request: the longest policy (4 MiB) fits, with its line ends escaped.
 const MAX_BODY_BYTES: usize = 8 << 20;
@@ -42,8 +47,13 @@ pub(super) fn routes(coordinator: &Arc<Coordinator>) -> Router<Arc<Coordinator>>
             Access::Anyone => MAX_STRANGERS_BODY_BYTES,
             Access::Needs(_) => MAX_BODY_BYTES,
         };
-        let guarded = endpoint
-            .handler
+        let handler = match endpoint.is_repeatable {
+            true => endpoint
+                .handler
+                .route_layer(from_fn_with_state(Arc::clone(coordinator), once)),
+            false => endpoint.handler,
+        };
+        let guarded = handler
             .route_layer(DefaultBodyLimit::max(limit))
             .route_layer(from_fn_with_state(gate, access::authorize));
         api = api.route(endpoint.path, guarded);

@@ -1,8 +1,10 @@
 //! Answers that say no.
 
+use super::admin_api::Repeated;
 use crate::{
     api::{AdminProblem, Finding},
     refusal::Refusal,
+    store::StoreError,
 };
 use axum::{
     Json,
@@ -33,6 +35,7 @@ impl IntoResponse for Refusal {
         let status =
             StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let headers = self.headers();
+        let repeated = matches!(self, Self::Store(StoreError::Repeated)).then_some(Repeated);
         let (findings, diagnostics) = match self {
             Self::BadPolicy {
                 findings, drawn, ..
@@ -58,6 +61,9 @@ impl IntoResponse for Refusal {
         let mut response = (status, [(CONTENT_TYPE, PROBLEM)], headers, Json(body)).into_response();
         if status == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(RETRY_AFTER, COME_BACK);
+        }
+        if let Some(repeated) = repeated {
+            response.extensions_mut().insert(repeated);
         }
         response
     }

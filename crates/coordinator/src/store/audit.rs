@@ -202,6 +202,7 @@ impl Tx {
             &head.hash
         )?;
         self.set_audit_head(&head).await?;
+        self.claim(head.id).await?;
         self.recorded = Some(head);
         Ok(())
     }

@@ -16,6 +16,7 @@ mod coordinators;
 mod copy;
 mod database;
 mod dialect;
+mod idempotency;
 mod maps;
 mod nodes;
 mod open;
@@ -30,6 +31,7 @@ pub use backup::{BackupError, Restored};
 pub use changes::Changes;
 pub use coordinators::{Candidate, CoordinatorRow, Epoch, Follow};
 pub use database::{Database, DatabaseUrlError};
+pub use idempotency::{Claim, Claimed};
 pub use open::OpenError;
 pub use routes::Decision;
 pub use rows::{
@@ -104,6 +106,9 @@ pub enum StoreError {
     /// Too many changes are waiting.
     #[error("a change waited longer than {} seconds for those before it", WRITE_DEADLINE.as_secs())]
     Busy,
+    /// Another request with the same idempotency key made this change.
+    #[error("another request with this Idempotency-Key was done at the same time")]
+    Repeated,
     /// A stored value is not what this program writes.
     #[error("the database holds \"{value}\" where a {expected} should be")]
     Corrupt {
@@ -124,7 +129,7 @@ impl StoreError {
         let source = match self {
             Self::Database { source, .. } => source,
             Self::Busy => return true,
-            Self::Corrupt { .. } | Self::Json(..) => return false,
+            Self::Repeated | Self::Corrupt { .. } | Self::Json(..) => return false,
         };
         #[expect(
             clippy::wildcard_enum_match_arm,
@@ -170,6 +175,8 @@ pub struct Tx {
     told: SharedChanges,
     /// The newest entry that was written to the audit log.
     recorded: Option<AuditHead>,
+    /// Whether the claim of the request that is being worked on is stored.
+    claimed: bool,
     // Behind the transaction, so that it is dropped after it.
     _turn: Option<OwnedMutexGuard<()>>,
 }
@@ -254,6 +261,7 @@ impl Store {
             changes: Changes::default(),
             told: Arc::clone(&self.changes),
             recorded: None,
+            claimed: false,
             _turn: turn,
         }
     }

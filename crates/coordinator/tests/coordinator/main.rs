@@ -20,7 +20,11 @@ mod crash;
 #[cfg(test)]
 mod enrolment;
 #[cfg(test)]
+mod idempotency;
+#[cfg(test)]
 mod map_stream;
+#[cfg(test)]
+mod pages;
 #[cfg(test)]
 mod policy;
 #[cfg(test)]
@@ -41,5 +45,7 @@ mod server;
 mod several;
 #[cfg(test)]
 mod store_of_accounts;
+#[cfg(test)]
+mod store_of_requests;
 #[cfg(test)]
 mod stores;

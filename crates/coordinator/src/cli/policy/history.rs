@@ -4,7 +4,7 @@ use super::{Session, output, saved, with_findings};
 use crate::api;
 
 pub(super) async fn list(session: &Session) -> anyhow::Result<()> {
-    let revisions: Vec<api::PolicyRevision> = session.client.get("/policy/revisions").await?;
+    let revisions: Vec<api::PolicyRevision> = session.client.list("/policy/revisions").await?;
     if session.json {
         return output::json(&revisions);
     }

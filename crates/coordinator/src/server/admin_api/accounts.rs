@@ -1,16 +1,21 @@
 //! What admins ask about users who are admins, and about tokens.
 
 use super::{
-    Answer, Shared,
+    Answer, Secret, Shared,
     access::{Admin, From},
-    extract::{Body, Segment},
+    extract::{Body, Parameters, Segment},
+    idempotency::ShownOnce,
 };
 use crate::{
     accounts::{Caller, Scope},
     admin, api,
     refusal::Refusal,
 };
-use axum::{Json, extract::State};
+use axum::{
+    Extension, Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
 use weir_overlay::KeyId;
 
 pub(super) async fn set_up(
@@ -37,13 +42,15 @@ pub(super) async fn create_user(
     State(coordinator): Shared,
     caller: Caller,
     Body(request): Body<api::CreateUser>,
-) -> Answer<api::CreatedUser> {
+) -> Result<Response, Refusal> {
     if request.admin && !caller.scopes.allow(Scope::All) {
         return Err(Refusal::MissingScope { scope: Scope::All });
     }
-    admin::create_user(&coordinator, &caller.actor, request)
-        .await
-        .map(Json)
+    let created = admin::create_user(&coordinator, &caller.actor, request).await?;
+    Ok(match created.password {
+        Some(_) => (Extension(ShownOnce), Json(created)).into_response(),
+        None => Json(created).into_response(),
+    })
 }
 
 pub(super) async fn grant_admin(
@@ -67,18 +74,20 @@ pub(super) async fn revoke_admin(
         .map(Json)
 }
 
-pub(super) async fn list_tokens(State(coordinator): Shared) -> Answer<Vec<api::Token>> {
-    admin::list_tokens(&coordinator).await.map(Json)
+pub(super) async fn list_tokens(
+    State(coordinator): Shared,
+    Parameters(page): Parameters<api::PageQuery>,
+) -> Answer<api::Page<api::Token>> {
+    admin::list_tokens(&coordinator, &page).await.map(Json)
 }
 
 pub(super) async fn create_token(
     State(coordinator): Shared,
     caller: Caller,
     Body(request): Body<api::CreateToken>,
-) -> Answer<api::CreatedToken> {
-    admin::create_token(&coordinator, &caller, request)
-        .await
-        .map(Json)
+) -> Secret<api::CreatedToken> {
+    let created = admin::create_token(&coordinator, &caller, request).await?;
+    Ok((Extension(ShownOnce), Json(created)))
 }
 
 pub(super) async fn revoke_token(

@@ -6,22 +6,11 @@ use axum::{Json, extract::State};
 use serde::Deserialize;
 use weir_protocol::ErrorCode;
 
-/// How many entries are listed when nobody says how many.
-const DEFAULT_LIMIT: u32 = 100;
-
-#[derive(Debug, Deserialize)]
-pub(super) struct List {
-    before: Option<u64>,
-    limit: Option<u32>,
-}
-
 pub(super) async fn list(
     State(coordinator): Shared,
-    Parameters(List { before, limit }): Parameters<List>,
-) -> Answer<Vec<api::AuditEntry>> {
-    admin::list_audit(&coordinator, before, limit.unwrap_or(DEFAULT_LIMIT))
-        .await
-        .map(Json)
+    Parameters(query): Parameters<api::AuditQuery>,
+) -> Answer<api::Page<api::AuditEntry>> {
+    admin::list_audit(&coordinator, query).await.map(Json)
 }
 
 #[derive(Debug, Deserialize)]

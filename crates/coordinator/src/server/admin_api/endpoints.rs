@@ -17,6 +17,8 @@ pub(super) struct Endpoint {
     pub(super) path: &'static str,
     /// What it takes.
     pub(super) access: Access,
+    /// Whether it takes an `Idempotency-Key`, so that the same request can be sent again.
+    pub(super) is_repeatable: bool,
     /// What it does.
     pub(super) handler: MethodRouter<Arc<Coordinator>>,
 }
@@ -31,6 +33,7 @@ macro_rules! methods {
             Endpoint {
                 path,
                 access,
+                is_repeatable: false,
                 handler: routing::$method(handler),
             }
         })*
@@ -38,6 +41,16 @@ macro_rules! methods {
 }
 
 methods!(get, post, put, delete);
+
+impl Endpoint {
+    /// Takes an `Idempotency-Key`.
+    fn once(self) -> Self {
+        Self {
+            is_repeatable: true,
+            ..self
+        }
+    }
+}
 
 /// Every endpoint.
 pub(super) fn all() -> Vec<Endpoint> {
@@ -50,15 +63,15 @@ pub(super) fn all() -> Vec<Endpoint> {
         post("/setup", Anyone, accounts::set_up),
         post("/login", Anyone, accounts::log_in),
         get("/tokens", Needs(TokensRead), accounts::list_tokens),
-        post("/tokens", Needs(TokensWrite), accounts::create_token),
+        post("/tokens", Needs(TokensWrite), accounts::create_token).once(),
         delete("/tokens/{id}", Needs(TokensWrite), accounts::revoke_token),
         get("/users", Needs(UsersRead), network::list_users),
-        post("/users", Needs(UsersWrite), accounts::create_user),
+        post("/users", Needs(UsersWrite), accounts::create_user).once(),
         delete("/users/{name}", Needs(UsersWrite), network::delete_user),
         put("/users/{name}/admin", Needs(All), accounts::grant_admin),
         delete("/users/{name}/admin", Needs(All), accounts::revoke_admin),
         get("/keys", Needs(KeysRead), network::list_keys),
-        post("/keys", Needs(KeysWrite), network::create_key),
+        post("/keys", Needs(KeysWrite), network::create_key).once(),
         delete("/keys/{id}", Needs(KeysWrite), network::revoke_key),
         get("/nodes", Needs(NodesRead), network::list_nodes),
         get("/nodes/{node}", Needs(NodesRead), network::show_node),
@@ -74,17 +87,20 @@ pub(super) fn all() -> Vec<Endpoint> {
             "/nodes/{node}/routes/approve",
             Needs(RoutesWrite),
             network::approve_routes,
-        ),
+        )
+        .once(),
         post(
             "/nodes/{node}/routes/reject",
             Needs(RoutesWrite),
             network::reject_routes,
-        ),
+        )
+        .once(),
         post(
             "/nodes/{node}/routes/reset",
             Needs(RoutesWrite),
             network::reset_routes,
-        ),
+        )
+        .once(),
         get("/policy", Needs(PolicyRead), policy::newest),
         put("/policy", Needs(PolicyWrite), policy::set),
         get("/policy/revisions", Needs(PolicyRead), policy::history),
@@ -93,7 +109,7 @@ pub(super) fn all() -> Vec<Endpoint> {
             Needs(PolicyRead),
             policy::revision,
         ),
-        post("/policy/rollback", Needs(PolicyWrite), policy::roll_back),
+        post("/policy/rollback", Needs(PolicyWrite), policy::roll_back).once(),
         post("/policy/test", Needs(PolicyRead), policy::test),
         post("/policy/explain", Needs(PolicyRead), policy::explain),
         post("/policy/diff", Needs(PolicyRead), policy::diff),

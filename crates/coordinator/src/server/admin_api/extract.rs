@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use weir_protocol::ErrorCode;
 
 /// How long a body may take to arrive.
-const DEADLINE: Duration = Duration::from_secs(30);
+pub(super) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A JSON body.
 pub(super) struct Body<T>(pub(super) T);

@@ -1,20 +1,24 @@
 //! What admins ask about users, auth keys, nodes and routes.
 
 use super::{
-    Answer, Shared,
+    Answer, Secret, Shared,
     access::Admin,
-    extract::{Body, Segment},
+    extract::{Body, Parameters, Segment},
+    idempotency::ShownOnce,
 };
 use crate::{accounts::Caller, admin, api, store::Decision};
-use axum::{Json, extract::State};
+use axum::{Extension, Json, extract::State};
 use weir_overlay::KeyId;
 
 pub(super) async fn status(State(coordinator): Shared) -> Answer<api::Status> {
     admin::status(&coordinator).await.map(Json)
 }
 
-pub(super) async fn list_users(State(coordinator): Shared) -> Answer<Vec<api::User>> {
-    admin::list_users(&coordinator).await.map(Json)
+pub(super) async fn list_users(
+    State(coordinator): Shared,
+    Parameters(page): Parameters<api::PageQuery>,
+) -> Answer<api::Page<api::User>> {
+    admin::list_users(&coordinator, &page).await.map(Json)
 }
 
 pub(super) async fn delete_user(
@@ -27,18 +31,20 @@ pub(super) async fn delete_user(
         .map(Json)
 }
 
-pub(super) async fn list_keys(State(coordinator): Shared) -> Answer<Vec<api::Key>> {
-    admin::list_keys(&coordinator).await.map(Json)
+pub(super) async fn list_keys(
+    State(coordinator): Shared,
+    Parameters(page): Parameters<api::PageQuery>,
+) -> Answer<api::Page<api::Key>> {
+    admin::list_keys(&coordinator, &page).await.map(Json)
 }
 
 pub(super) async fn create_key(
     State(coordinator): Shared,
     Admin(actor): Admin,
     Body(request): Body<api::CreateKey>,
-) -> Answer<api::CreatedKey> {
-    admin::create_key(&coordinator, &actor, request)
-        .await
-        .map(Json)
+) -> Secret<api::CreatedKey> {
+    let created = admin::create_key(&coordinator, &actor, request).await?;
+    Ok((Extension(ShownOnce), Json(created)))
 }
 
 pub(super) async fn revoke_key(
@@ -51,8 +57,11 @@ pub(super) async fn revoke_key(
         .map(Json)
 }
 
-pub(super) async fn list_nodes(State(coordinator): Shared) -> Answer<Vec<api::Node>> {
-    admin::list_nodes(&coordinator).await.map(Json)
+pub(super) async fn list_nodes(
+    State(coordinator): Shared,
+    Parameters(page): Parameters<api::PageQuery>,
+) -> Answer<api::Page<api::Node>> {
+    admin::list_nodes(&coordinator, &page).await.map(Json)
 }
 
 pub(super) async fn show_node(
@@ -94,8 +103,11 @@ pub(super) async fn tag_node(
         .map(Json)
 }
 
-pub(super) async fn list_routes(State(coordinator): Shared) -> Answer<Vec<api::Route>> {
-    admin::list_routes(&coordinator).await.map(Json)
+pub(super) async fn list_routes(
+    State(coordinator): Shared,
+    Parameters(page): Parameters<api::PageQuery>,
+) -> Answer<api::Page<api::Route>> {
+    admin::list_routes(&coordinator, &page).await.map(Json)
 }
 
 pub(super) async fn approve_routes(

@@ -3,7 +3,7 @@
 use super::{
     Answer, Shared,
     access::Admin,
-    extract::{Body, Segment},
+    extract::{Body, Parameters, Segment},
 };
 use crate::{admin, api};
 use axum::{Json, extract::State};
@@ -21,8 +21,11 @@ pub(super) async fn revision(
         .map(Json)
 }
 
-pub(super) async fn history(State(coordinator): Shared) -> Answer<Vec<api::PolicyRevision>> {
-    admin::policy_history(&coordinator).await.map(Json)
+pub(super) async fn history(
+    State(coordinator): Shared,
+    Parameters(page): Parameters<api::PageQuery>,
+) -> Answer<api::Page<api::PolicyRevision>> {
+    admin::policy_history(&coordinator, &page).await.map(Json)
 }
 
 pub(super) async fn set(
