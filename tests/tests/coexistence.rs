@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use weir_lab::{Node, patient, wait_until};
+use weir_lab::{Node, is_emulated, patient, wait_until};
 use weir_tests::Finding;
 use weir_tests::story::{ALICE, BOB, Quiet, World, policy};
 
@@ -343,13 +343,12 @@ fn foreign_firewalls_stay_as_they_are_and_doctor_names_the_rule_and_the_remedy()
         "doctor finds fault with a bare host: {wrong:#?}"
     );
     // Where each takes a minute, one of each kind has to do.
-    let in_emulation = patient(Duration::from_secs(1)) > Duration::from_secs(1);
     let is_first = |at: usize, foreign: &Foreign| {
         let mut before = FOREIGN.iter().take(at);
         before.all(|other| other.loader != foreign.loader)
     };
     for (at, foreign) in FOREIGN.iter().enumerate() {
-        if in_emulation && !is_first(at, foreign) {
+        if is_emulated() && !is_first(at, foreign) {
             continue;
         }
         if foreign.loader.is_there(world.relay.machine().node())? {

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use weir_kernel_plan::{
     DEFAULT_INTERFACE, DEFAULT_LISTEN_PORT, DesiredState, EXIT_TABLE, IpFamily, LinkKind, LinkMtu,
     NodeSettings, ObservedDevice, ObservedLink, ObservedPeer, ObservedState, RELAYED_TABLE,
-    RULE_EXIT, RULE_MAIN, SUBNET_TABLE, Step, SysctlKey, WireguardBackend, desired_state,
+    RULE_EXIT, RULE_MAIN, SUBNET_TABLE, Step, SysctlKey, TUNNEL_MARK, TUNNEL_MARK_MASK,
+    WireguardBackend, desired_state,
     firewall::{InForce, ObservedFirewall, change, removal},
     plan, plan_teardown, scope,
 };
@@ -353,6 +354,33 @@ fn a_relay_that_takes_no_route_has_no_rule_and_marks_nothing() {
     assert!(relay.rules.is_empty());
     assert!(!relay.sysctls.contains_key(&SysctlKey::validate_marks()));
     assert_eq!(relay.firewall.tunnel_port, None);
+}
+
+/// The kernel's WireGuard hands its encrypted packets over as come in by its link: a rule about
+/// what comes from the link would give them another port, or the address for relayed connections.
+#[test]
+fn the_tunnels_own_packets_leave_with_their_own_address_and_port() {
+    let mut relay = relay();
+    relay.firewall.translation.egress = ["203.0.113.8".parse().unwrap()].into();
+    for state in [relay, client(&["0.0.0.0/0"])] {
+        let ruleset = change(&state.firewall, &state.link.name, None, None);
+        let document: serde_json::Value = serde_json::from_str(&ruleset.document).unwrap();
+        let first = document["nftables"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|item| &item["add"]["rule"])
+            .find(|rule| rule["chain"] == "postrouting")
+            .unwrap();
+        let mark = serde_json::json!({"&": [{"meta": {"key": "mark"}}, TUNNEL_MARK_MASK]});
+        assert_eq!(
+            first["expr"],
+            serde_json::json!([
+                {"match": {"left": mark, "op": "==", "right": TUNNEL_MARK}},
+                {"return": null},
+            ]),
+        );
+    }
 }
 
 #[test]

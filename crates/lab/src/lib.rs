@@ -48,4 +48,4 @@ pub use node::Node;
 pub use ping::{Ping, PingReport};
 pub use programs::{program, program_directory};
 pub use snapshot::{HostSnapshot, TOUCHED_SYSCTLS};
-pub use wait::{patient, wait_for, wait_until};
+pub use wait::{is_emulated, patient, wait_for, wait_until};

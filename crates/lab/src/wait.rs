@@ -12,13 +12,20 @@ const EMULATION_FACTOR: u32 = 10;
 /// How long to sleep between two looks.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Stretches a deadline where everything is slow: inside the virtual machine (`WEIR_VM=1`).
+/// Whether this is the emulated virtual machine (`WEIR_VM=1`), where everything is slow: a test
+/// that repeats itself does so less often there.
+#[must_use]
+pub fn is_emulated() -> bool {
+    std::env::var_os("WEIR_VM").is_some()
+}
+
+/// Stretches a deadline where everything is slow ([`is_emulated`]).
 ///
 /// Use it for "must happen at all"; a promise such as "within a second" takes the plain duration
 /// on the host and says what holds in emulation.
 #[must_use]
 pub fn patient(deadline: Duration) -> Duration {
-    if std::env::var_os("WEIR_VM").is_some() {
+    if is_emulated() {
         deadline * EMULATION_FACTOR
     } else {
         deadline

@@ -198,7 +198,7 @@ impl<'narrator> Teller<'narrator> {
         took: Duration,
     ) -> Result<()> {
         const EMULATION_FACTOR: u32 = 20;
-        let emulated = std::env::var_os("WEIR_VM").is_some();
+        let emulated = weir_lab::is_emulated();
         let limit = if emulated {
             promise * EMULATION_FACTOR
         } else {

@@ -623,6 +623,13 @@ impl Body<'_> {
     }
 
     fn translation(&mut self, desired: &DesiredFirewall) {
+        // The kernel's WireGuard hands over its encrypted packets as come in by its link. Their
+        // source is where peers answer.
+        let encrypted = is(
+            masked(meta(MetaKey::Mark), TUNNEL_MARK_MASK),
+            integer(TUNNEL_MARK),
+        );
+        self.document.rule("postrouting", vec![encrypted, leave()]);
         let relayed = [from_link(self.link), not_to_link(self.link)];
         if !desired.translation.subnets {
             for prefix in desired.subnets() {
