@@ -161,6 +161,7 @@ mod tests {
         NetworkMap {
             generation: Generation(1),
             node: SelfNode {
+                egress: Vec::new(),
                 id: NodeId(1),
                 name: "alice".parse().unwrap(),
                 user: None,

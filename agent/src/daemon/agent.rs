@@ -19,6 +19,7 @@ use super::{
     saved::Saved,
     session::Session,
     status::{self, Connection},
+    warnings::lost_addresses,
 };
 use crate::control::{NodeState, StatusReport};
 
@@ -251,8 +252,13 @@ impl<H: Host> Agent<H> {
         } else {
             Vec::new()
         };
+        let lost = if up && relays {
+            self.lost_addresses().await
+        } else {
+            Vec::new()
+        };
         let state = self.state();
-        status::report(
+        let mut report = status::report(
             &state.saved,
             state.ledger.map(),
             &kernel,
@@ -260,6 +266,28 @@ impl<H: Host> Agent<H> {
             ports,
             state.ledger_problem.as_ref(),
             &state.keys.node,
-        )
+        );
+        report.warnings.extend(lost);
+        report
+    }
+
+    /// A sentence for each address that was chosen for what this host relays and that it has not.
+    async fn lost_addresses(&self) -> Vec<String> {
+        let Some(applied) = self.state().saved.applied.clone() else {
+            return Vec::new();
+        };
+        let settings = applied.node_settings();
+        let port = settings.listen_port;
+        let facts = match self.host.facts(&settings.interface, port).await {
+            Ok(facts) => facts,
+            Err(error) => {
+                warn!(%error, "the host's addresses cannot be read");
+                return Vec::new();
+            }
+        };
+        let state = self.state();
+        let map = state.ledger.map();
+        map.map(|map| lost_addresses(map, &settings, &facts.addresses))
+            .unwrap_or_default()
     }
 }

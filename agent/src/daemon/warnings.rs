@@ -2,6 +2,7 @@
 //!
 //! Pure.
 
+use std::{collections::BTreeSet, net::IpAddr};
 use weir_kernel_plan::{NAT_PORTS, NodeSettings, PortUse};
 use weir_protocol::NetworkMap;
 
@@ -45,6 +46,31 @@ pub(crate) fn warnings(map: &NetworkMap, settings: &NodeSettings) -> Vec<String>
     warnings
 }
 
+/// A sentence for each address that relayed traffic should leave with and that the host does not
+/// have.
+pub(crate) fn lost_addresses(
+    map: &NetworkMap,
+    settings: &NodeSettings,
+    host: &BTreeSet<IpAddr>,
+) -> Vec<String> {
+    let by_route = map.node.egress.iter();
+    let chosen: BTreeSet<IpAddr> = by_route
+        .map(|choice| choice.address)
+        .chain(settings.route_egress.values().copied())
+        .chain(settings.egress.iter().copied())
+        .collect();
+    let lost = chosen.difference(host);
+    lost.map(|address| {
+        format!(
+            "{address}, which was chosen for what this host relays, is not an address of this \
+             host: new connections still leave with it, and with no other, so nothing comes back. \
+             Give the host the address, or choose another (--egress-ip here, `coordinator routes \
+             egress` there)"
+        )
+    })
+    .collect()
+}
+
 /// From how many hundredths of the ports in use on they count as scarce.
 const SCARCE_PERCENT: u32 = 80;
 
@@ -84,6 +110,23 @@ mod tests {
         ] {
             assert!(said.contains(part), "{said}");
         }
+    }
+
+    #[test]
+    fn an_address_that_the_host_lost_is_said() {
+        let (mut map, mut settings) = (exit_map(), node_settings());
+        let (here, gone) = ("203.0.113.7".parse().unwrap(), "203.0.113.8".parse().unwrap());
+        let host = BTreeSet::from([here]);
+        settings.egress = [here].into();
+        assert_eq!(lost_addresses(&map, &settings, &host), Vec::<String>::new());
+        map.node.egress.push(weir_protocol::RouteEgress {
+            route: "8.8.8.8/32".parse().unwrap(),
+            sources: None,
+            address: gone,
+        });
+        let said = lost_addresses(&map, &settings, &host);
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert!(said[0].starts_with("203.0.113.8, which was chosen"), "{said:?}");
     }
 
     #[test]

@@ -67,6 +67,7 @@ pub(crate) fn map(peers: u32) -> Result<NetworkMap> {
     Ok(NetworkMap {
         generation: Generation(1),
         node: SelfNode {
+            egress: Vec::new(),
             id: NodeId(1),
             name: "relay".parse()?,
             user: None,

@@ -231,6 +231,38 @@ pub struct Route {
     pub approved_by: Option<Approver>,
     /// Whether the node is connected now.
     pub online: bool,
+    /// The addresses that were chosen for what it relays there, in the order in which they count.
+    #[serde(default)]
+    pub egress: Vec<RouteEgress>,
+}
+
+/// The address that traffic to a route leaves with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteEgress {
+    /// Whose traffic, in the words of the policy; that of everybody else when there is none.
+    #[serde(rename = "for", default)]
+    pub of: Option<String>,
+    /// The address.
+    pub address: IpAddr,
+    /// Whether the relay's host has it, as its agent last said. While it has not, nothing comes
+    /// back to what leaves with it.
+    pub on_host: bool,
+}
+
+/// `POST /api/v1/nodes/NODE/routes/egress`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChooseEgress {
+    /// The routes, which the node must advertise.
+    pub prefixes: BTreeSet<IpNet>,
+    /// What new connections leave with: an address of the node's host. What was chosen is taken
+    /// back when there is none.
+    #[serde(default)]
+    pub address: Option<IpAddr>,
+    /// Whose connections, in the words of the policy. Of everybody for whom nothing else is chosen
+    /// when it is empty; where choices are taken back, all of them.
+    #[serde(rename = "for", default)]
+    pub of: BTreeSet<String>,
 }
 
 /// `PUT /api/v1/nodes/NODE/name`

@@ -1,8 +1,9 @@
 //! The store's rows as the network that maps are made of.
 
-use crate::store::{Decision, NodeRow, RouteRow, StoreError, Tx};
-use std::net::IpAddr;
-use weir_netmap::{NetworkState, Node, RouteDecision};
+use crate::store::{Decision, EgressRow, NodeRow, RouteRow, StoreError, Tx};
+use ipnet::IpNet;
+use std::{collections::BTreeMap, net::IpAddr};
+use weir_netmap::{EgressChoice, NetworkState, Node, RouteDecision};
 use weir_overlay::UserId;
 use weir_policy::User;
 
@@ -13,6 +14,7 @@ use weir_policy::User;
 pub(crate) async fn read(tx: &mut Tx) -> Result<NetworkState, StoreError> {
     let users = tx.users().await?;
     let routes = tx.routes().await?;
+    let egress = tx.route_egress().await?;
     let nodes = tx.nodes().await?;
     let primaries = tx.primaries().await?;
     Ok(NetworkState {
@@ -26,7 +28,7 @@ pub(crate) async fn read(tx: &mut Tx) -> Result<NetworkState, StoreError> {
                 let first = routes.partition_point(|route| route.node < row.id);
                 let behind = routes.partition_point(|route| route.node <= row.id);
                 let own = routes.get(first..behind).unwrap_or_default();
-                (row.id, node(row, own, true))
+                (row.id, node(row, own, &egress, true))
             })
             .collect(),
         primaries,
@@ -39,9 +41,14 @@ pub(crate) fn user(id: UserId, name: String) -> User {
     User { id, name, email }
 }
 
-/// One node, with those of `routes` that are its own.
+/// One node, with those of `routes` and `egress` that are its own.
 #[must_use]
-pub(crate) fn node(row: NodeRow, routes: &[RouteRow], healthy: bool) -> Node {
+pub(crate) fn node(
+    row: NodeRow,
+    routes: &[RouteRow],
+    egress: &[EgressRow],
+    healthy: bool,
+) -> Node {
     let own = || routes.iter().filter(|route| route.node == row.id);
     let mut host = row.host;
     host.advertised_routes = own()
@@ -66,7 +73,20 @@ pub(crate) fn node(row: NodeRow, routes: &[RouteRow], healthy: bool) -> Node {
                 Some((route.prefix, decision))
             })
             .collect(),
+        egress: choices(egress.iter().filter(|chosen| chosen.node == row.id)),
         observed_address: row.observed_address,
         healthy,
     }
+}
+
+fn choices<'a>(rows: impl Iterator<Item = &'a EgressRow>) -> BTreeMap<IpNet, EgressChoice> {
+    let mut choices: BTreeMap<IpNet, EgressChoice> = BTreeMap::new();
+    for row in rows {
+        let choice = choices.entry(row.prefix).or_default();
+        match &row.selector {
+            Some(selector) => drop(choice.by_selector.insert(selector.clone(), row.address)),
+            None => choice.address = Some(row.address),
+        }
+    }
+    choices
 }

@@ -6,13 +6,13 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 use weir_overlay::{AddressSet, InterfaceName, NodePrivateKey, TrafficClass};
-use weir_protocol::{NetworkMap, Peer, RouteState};
+use weir_protocol::{NetworkMap, Peer, RouteEgress, RouteState};
 
 use crate::{
     DesiredDevice, DesiredLink, DesiredPeer, DesiredState, IpFamily, KEEPALIVE_SECONDS, LinkMtu,
     NodeRoutes, PATHS_AT_MOST, PolicyRule, RELAYED_TABLE, Route, RouteTarget, Scope, SysctlKey,
     TUNNEL_MARK, WireguardBackend,
-    firewall::{DesiredFirewall, RouteEgress, SourceTranslation},
+    firewall::{DesiredFirewall, SourceTranslation},
     node_routes,
 };
 
@@ -119,6 +119,17 @@ fn relayed(routes: &BTreeSet<Route>) -> AddressSet {
         .difference(&with(|target| *target == RouteTarget::NextRule))
 }
 
+/// What single routes leave with: as an admin of the network chose or, where none did, as the
+/// admin of this host did. Of several choices for one source the first counts.
+fn route_egress(map: &NetworkMap, settings: &NodeSettings) -> Vec<RouteEgress> {
+    let own = settings.route_egress.iter().map(|(route, address)| RouteEgress {
+        route: *route,
+        sources: None,
+        address: *address,
+    });
+    map.node.egress.iter().cloned().chain(own).collect()
+}
+
 fn firewall(
     map: &NetworkMap,
     settings: &NodeSettings,
@@ -147,15 +158,7 @@ fn firewall(
         translation: SourceTranslation {
             subnets: settings.snat_subnet_routes,
             egress: settings.egress.clone(),
-            routes: settings
-                .route_egress
-                .iter()
-                .map(|(route, address)| RouteEgress {
-                    route: *route,
-                    sources: None,
-                    address: *address,
-                })
-                .collect(),
+            routes: route_egress(map, settings),
         },
         tunnel_port: (!rules.is_empty()).then_some(settings.listen_port),
         relayed: relayed(routes),

@@ -84,6 +84,7 @@ fn map(id: u8, routes: &[(&str, RouteState)], peers: Vec<Peer>, filter: Vec<Gran
     NetworkMap {
         generation: weir_overlay::Generation(7),
         node: SelfNode {
+            egress: Vec::new(),
             id: own.id,
             name: own.name,
             user: None,

@@ -7,11 +7,11 @@ use anyhow::{Context as _, Result};
 use std::{cell::RefCell, collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 use weir_kernel_plan::firewall::{
     DENIED_RELAY, DENIED_SPOOFED, DENIED_TO_OVERLAY, DesiredFirewall, FirewallChange,
-    ObservedFirewall, RouteEgress, SourceTranslation, Table, change,
+    ObservedFirewall, SourceTranslation, Table, change,
 };
 use weir_lab::{Lab, Node, Ping, Spawned, patient, program, wait_until};
 use weir_overlay::{AddressRange, AddressSet, GrantId, InterfaceName};
-use weir_protocol::{Destination, Grant, IpProtocol, PortRange};
+use weir_protocol::{Destination, Grant, IpProtocol, PortRange, RouteEgress};
 
 const ALICE: &str = "100.64.0.2";
 const BOB: &str = "100.64.0.3";

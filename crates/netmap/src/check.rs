@@ -241,6 +241,7 @@ mod tests {
         NetworkMap {
             generation: Generation(1),
             node: SelfNode {
+                egress: Vec::new(),
                 id: NodeId(1),
                 name: "self".parse().unwrap(),
                 user: None,

@@ -240,6 +240,7 @@ impl NetworkFile {
                         .map(|route| (*route, crate::RouteDecision::Approved))
                         .collect(),
                     observed_address: None,
+                    egress: BTreeMap::new(),
                     healthy: true,
                 },
             );

@@ -11,6 +11,7 @@
 //!    [`Network::map`] makes the [`NetworkMap`](weir_protocol::NetworkMap) of one node: itself, its
 //!    peers, the routes through them, its packet filter. A node is told nothing it need not know:
 //!    who is not its peer does not occur in its map.
+//!    `egress`: with which of a relay's addresses whose traffic leaves.
 //!    `live`: [`LiveNetwork`] follows one change after another, and names those whose maps differ.
 //! 4. `delta`: [`delta`] is what changed between two maps of one node, [`apply`] is what the agent
 //!    does with it. Equal maps have no delta, whatever their generation, so that a change is sent
@@ -29,6 +30,7 @@ mod approval;
 mod check;
 mod contract;
 mod delta;
+mod egress;
 mod history;
 mod live;
 mod network;
@@ -44,5 +46,5 @@ pub use delta::delta;
 pub use history::{MapHistory, Since};
 pub use live::{LiveNetwork, NetworkChange};
 pub use network::{NO_POLICY_NOTICE, Network, verify};
-pub use state::{NetworkState, Node, RouteDecision};
+pub use state::{EgressChoice, NetworkState, Node, RouteDecision};
 pub use weir_protocol::{WrongGeneration, apply_delta as apply};

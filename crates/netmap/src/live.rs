@@ -15,7 +15,7 @@ use std::{
 };
 use weir_overlay::{Generation, NodeId, NodeName, NodePublicKey, Tag, UserId};
 use weir_policy::{CompiledPolicy, LivePolicy, Policy, User};
-use weir_protocol::NetworkMap;
+use weir_protocol::{NetworkMap, RouteEgress, RouteStatus};
 
 /// A change of the network or of its policy.
 #[derive(Clone, Debug)]
@@ -73,10 +73,11 @@ impl LiveNetwork {
 
     /// The network as it is now, to be asked. Costs nothing.
     #[must_use]
-    pub const fn network(&self) -> Network<'_> {
+    pub fn network(&self) -> Network<'_> {
         Network {
             state: &self.state,
             policy: Cow::Borrowed(self.policy.compiled()),
+            source: self.policy.policy(),
             approved: Cow::Borrowed(&self.approved),
             relays: Cow::Borrowed(&self.relays),
         }
@@ -213,6 +214,11 @@ impl LiveNetwork {
         if before.is_set != self.compiled().is_set() {
             touched.extend(self.state.nodes.keys());
         }
+        for (id, egress) in self.egress() {
+            if before.egress.get(&id) != Some(&egress) {
+                touched.insert(id);
+            }
+        }
         touched
     }
 
@@ -221,8 +227,17 @@ impl LiveNetwork {
         Everything {
             seen: ids.filter_map(|id| Some((*id, self.seen(*id)?))).collect(),
             relays: self.relays.clone(),
+            egress: self.egress(),
             is_set: self.compiled().is_set(),
         }
+    }
+
+    /// What the relays are told for which an admin chose addresses: few.
+    fn egress(&self) -> BTreeMap<NodeId, Vec<RouteEgress>> {
+        let network = self.network();
+        let nodes = self.state.nodes.values();
+        let chosen = nodes.filter(|node| !node.egress.is_empty());
+        chosen.map(|node| (node.id, network.egress(node.id))).collect()
     }
 
     /// What a node's peers are told of it, its routes aside.
@@ -240,8 +255,9 @@ impl LiveNetwork {
     }
 
     /// What a node alone is told of its routes.
-    fn status(&self, id: NodeId) -> Vec<weir_protocol::RouteStatus> {
-        self.network().routes(id)
+    fn status(&self, id: NodeId) -> (Vec<RouteStatus>, Vec<RouteEgress>) {
+        let network = self.network();
+        (network.routes(id), network.egress(id))
     }
 }
 
@@ -249,6 +265,7 @@ impl LiveNetwork {
 struct Everything {
     seen: BTreeMap<NodeId, Seen>,
     relays: Relays,
+    egress: BTreeMap<NodeId, Vec<RouteEgress>>,
     is_set: bool,
 }
 

@@ -26,6 +26,8 @@ pub const NO_POLICY_NOTICE: &str =
 pub struct Network<'a> {
     pub(crate) state: &'a NetworkState,
     pub(crate) policy: Cow<'a, CompiledPolicy>,
+    /// The policy as it was written, for what names the people of its groups.
+    pub(crate) source: &'a Policy,
     /// The routes in force: approved by an admin or by the policy.
     pub(crate) approved: Cow<'a, BTreeMap<NodeId, BTreeSet<IpNet>>>,
     pub(crate) relays: Cow<'a, Relays>,
@@ -55,7 +57,7 @@ pub(crate) fn with_routes(
 impl<'a> Network<'a> {
     /// Compiles the policy for the state.
     #[must_use]
-    pub fn new(state: &'a NetworkState, policy: &Policy) -> Self {
+    pub fn new(state: &'a NetworkState, policy: &'a Policy) -> Self {
         Self::in_directory(state, policy, state.directory())
     }
 
@@ -63,13 +65,14 @@ impl<'a> Network<'a> {
     /// the directory's nodes are replaced by those in force.
     pub(crate) fn in_directory(
         state: &'a NetworkState,
-        policy: &Policy,
+        policy: &'a Policy,
         directory: Directory,
     ) -> Self {
         let approved = approval::in_force(state, policy);
         Self {
             policy: Cow::Owned(compile(policy, &with_routes(directory, &approved))),
             relays: Cow::Owned(Relays::of(state, &approved)),
+            source: policy,
             state,
             approved: Cow::Owned(approved),
         }
@@ -143,6 +146,7 @@ impl<'a> Network<'a> {
                 tags: own.tags.clone(),
                 addresses: self.addresses(own, own),
                 routes: self.routes(node),
+                egress: self.egress(node),
             },
             peers: peers
                 .map(|peer| (peer.id, self.peer(own, peer, &offers)))

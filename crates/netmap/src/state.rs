@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 use weir_overlay::{NodeId, NodeName, NodePublicKey, Tag, UserId};
-use weir_policy::{Directory, PolicyNode, Posture, User};
+use weir_policy::{Directory, NodeSelector, PolicyNode, Posture, User};
 use weir_protocol::HostInfo;
 
 /// What an admin said about a route. A route without a decision awaits one.
@@ -16,6 +16,15 @@ pub enum RouteDecision {
     Approved,
     /// No.
     Rejected,
+}
+
+/// The addresses that an admin chose for one route of a relay.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EgressChoice {
+    /// What the traffic of some leaves with. The first that stands for a node decides.
+    pub by_selector: BTreeMap<NodeSelector, IpAddr>,
+    /// What all other traffic leaves with; what the relay itself says when there is none.
+    pub address: Option<IpAddr>,
 }
 
 /// A node of the network.
@@ -41,6 +50,9 @@ pub struct Node {
     /// Decisions on routes, advertised now or not: a route that is withdrawn and advertised again
     /// need not be approved again.
     pub decisions: BTreeMap<IpNet, RouteDecision>,
+    /// With which of its host's addresses traffic leaves, by route. Choices outlive their route as
+    /// decisions do.
+    pub egress: BTreeMap<IpNet, EgressChoice>,
     /// The address that its agent's requests come from, if it was seen.
     pub observed_address: Option<IpAddr>,
     /// Whether it can be expected to carry traffic: its agent is connected, or was so a moment

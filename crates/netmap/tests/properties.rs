@@ -9,9 +9,12 @@ use ipnet::IpNet;
 use proptest::{
     prelude::*, sample::subsequence, strategy::ValueTree as _, test_runner::TestRunner,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 use weir_netmap::{
-    LiveNetwork, MapHistory, Network, NetworkChange, NetworkState, Node, RouteDecision, Since,
+    EgressChoice, LiveNetwork, MapHistory, Network, NetworkChange, NetworkState, Node, RouteDecision, Since,
     apply, check_map, delta,
 };
 use weir_overlay::{Generation, NodeId, NodePublicKey, UserId};
@@ -63,6 +66,31 @@ const ENTRIES: [&str; 14] = [
     r#""src": [], "dst": ["*:*"]"#,
 ];
 
+/// Which address leaves by which route, for whom.
+fn egress() -> impl Strategy<Value = BTreeMap<IpNet, EgressChoice>> {
+    let selectors = vec!["u1@", "group:g", "group:h", "tag:a", "autogroup:member"];
+    let address = || (1u8..4).prop_map(|last| IpAddr::from([203, 0, 113, last]));
+    let chosen = (
+        subsequence(selectors, 0..3),
+        proptest::collection::vec(address(), 3),
+        proptest::option::of(address()),
+    );
+    let choice = chosen.prop_map(|(selectors, addresses, address)| EgressChoice {
+        by_selector: selectors
+            .iter()
+            .map(|text| text.parse().unwrap())
+            .zip(addresses)
+            .collect(),
+        address,
+    });
+    proptest::collection::btree_map(2..6usize, choice, 0..3).prop_map(|choices| {
+        let choices = choices.into_iter();
+        choices
+            .map(|(at, choice)| (ROUTES[at].parse().unwrap(), choice))
+            .collect()
+    })
+}
+
 /// A node, but for its id.
 fn node() -> impl Strategy<Value = Node> {
     let route = prop_oneof![
@@ -76,8 +104,9 @@ fn node() -> impl Strategy<Value = Node> {
         proptest::collection::btree_map(0..ROUTES.len(), (route, any::<bool>()), 0..4),
         0i64..3,
         any::<bool>(),
+        egress(),
     );
-    node.prop_map(|(user, tags, routes, created, healthy)| {
+    node.prop_map(|(user, tags, routes, created, healthy, egress)| {
         let prefix = |at: &usize| ROUTES[*at].parse::<IpNet>().unwrap();
         Node {
             id: NodeId(0),
@@ -100,6 +129,7 @@ fn node() -> impl Strategy<Value = Node> {
                 .filter_map(|(at, (decision, _))| Some((prefix(at), (*decision)?)))
                 .collect(),
             observed_address: None,
+            egress,
             healthy,
         }
     })
@@ -168,10 +198,11 @@ fn policy() -> impl Strategy<Value = Policy> {
     let acls = subsequence(acls, 0..=count).prop_shuffle();
     let grants = subsequence(GRANTS.to_vec(), 0..=GRANTS.len());
     let exits = subsequence(vec!["tag:a", "group:g"], 0..=2);
-    let set = (acls, grants, exits).prop_map(|(acls, grants, exits)| {
+    let others = subsequence(vec!["u1@", "u2@"], 0..=2);
+    let set = (acls, grants, exits, others).prop_map(|(acls, grants, exits, others)| {
         let grants: Vec<_> = grants.iter().map(|grant| format!("{{{grant}}}")).collect();
         Policy::parse(&format!(
-            r#"{{"groups": {{"group:g": ["u1@"]}}, "tagOwners": {{"tag:a": [], "tag:b": []}},
+            r#"{{"groups": {{"group:g": ["u1@"], "group:h": {others:?}}}, "tagOwners": {{"tag:a": [], "tag:b": []}},
                 "weir": {{"denyRules": true}},
                 "autoApprovers": {{"exitNode": {exits:?}, "routes": {{"10.0.0.0/8": ["tag:b"]}}}},
                 "grants": [{}], "acls": [{}]}}"#,
@@ -249,6 +280,36 @@ proptest! {
     fn every_map_is_sound(state in state(), policy in policy()) {
         for map in maps(&state, &policy, 1).values() {
             prop_assert_eq!(check_map(map), []);
+        }
+    }
+
+    #[test]
+    fn addresses_are_chosen_for_peers_and_each_once(state in state(), policy in policy()) {
+        for map in maps(&state, &policy, 1).values() {
+            let own = &state.nodes[&map.node.id];
+            for (route, choice) in &own.egress {
+                let told: Vec<_> = map.node.egress.iter().filter(|told| told.route == *route).collect();
+                if !own.host.advertised_routes.contains(route) {
+                    prop_assert!(told.is_empty());
+                    continue;
+                }
+                for peer in map.peers.values() {
+                    let of_peer = |address: &IpAddr| {
+                        let mut choices = told.iter();
+                        let first = choices.find(|told| told.sources.as_ref().is_none_or(|s| s.contains(*address)));
+                        first.map(|told| told.address)
+                    };
+                    let node = &state.nodes[&peer.id];
+                    let owner = node.user.and_then(|user| state.users.get(&user));
+                    let mut chosen = choice.by_selector.iter();
+                    let chosen = chosen.find(|(selector, _)| policy.selects(selector, &node.tags, owner));
+                    let chosen = chosen.map(|(_, address)| *address).or(choice.address);
+                    prop_assert!(peer.addresses.iter().all(|address| of_peer(address) == chosen));
+                }
+                let peers: weir_overlay::AddressSet =
+                    map.peers.values().flat_map(|peer| &peer.addresses).copied().map(IpNet::from).collect();
+                prop_assert!(told.iter().all(|told| told.sources.iter().all(|s| s.difference(&peers).is_empty())));
+            }
         }
     }
 

@@ -57,6 +57,7 @@ fn node(id: NodeId, name: &str) -> Node {
         },
         decisions: [].into(),
         observed_address: None,
+        egress: BTreeMap::new(),
         healthy: true,
     }
 }

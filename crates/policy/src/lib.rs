@@ -17,7 +17,8 @@
 //!    the policy wrote it; `changed` names the nodes whom an edit of the policy concerns.
 //! 6. Beside this way: `verify` answers the author's own tests, `explain` says which rule allows a
 //!    packet or comes closest, `diff` who gains and loses what between two policies; `rendering`
-//!    writes a policy as its canonical text ([`Policy::to_hujson`]).
+//!    writes a policy as its canonical text ([`Policy::to_hujson`]); `node_selector` lets what is
+//!    chosen beside a policy name the same people and tags.
 //!
 //! `weir-netmap` goes on from there: policy saved → compiled → **network map per node → delta**.
 //!
@@ -58,6 +59,7 @@ mod grant_id;
 mod holders;
 mod index;
 mod live;
+mod node_selector;
 mod policy;
 mod ports;
 
@@ -79,6 +81,7 @@ pub use diff::{Change, PolicyDiff, diff};
 pub use directory::{Directory, PolicyNode, Posture, User};
 pub use explain::{Allowance, Closest, Explanation, Miss, Packet};
 pub use live::LivePolicy;
+pub use node_selector::{NodeSelector, NodeSelectorError, UnknownSelector};
 pub use policy::Policy;
 pub use reduce::Ways;
 pub use rows::{Addresses, Row, RowDestination};

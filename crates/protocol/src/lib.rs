@@ -25,7 +25,7 @@ pub use enrolment::{
 pub use error::{ErrorCode, ProblemDetails};
 pub use map::{
     Destination, Grant, IpProtocol, MapDelta, MapDigest, MapRequest, NetworkMap, Peer, PortRange,
-    RouteState, RouteStatus, SelfNode, StreamMessage,
+    RouteEgress, RouteState, RouteStatus, SelfNode, StreamMessage,
 };
 pub use signature::{
     MAX_AGE_SECONDS, SignatureError, Signed, SignedHeaders, content_digest, sign, verify,

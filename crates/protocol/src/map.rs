@@ -141,6 +141,19 @@ pub struct RouteStatus {
     pub state: RouteState,
 }
 
+/// With which address what is relayed to one route leaves.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RouteEgress {
+    /// The route. Of several that hold a destination, the longest decides.
+    pub route: IpNet,
+    /// Whose traffic: overlay addresses; everybody's when there are none. Of several choices for
+    /// one source, the first counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sources: Option<AddressSet>,
+    /// The address. Without effect when it is of the other family.
+    pub address: IpAddr,
+}
+
 /// What a node is told of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SelfNode {
@@ -159,6 +172,10 @@ pub struct SelfNode {
     /// The routes it advertises and what has become of each, sorted by prefix.
     #[serde(default)]
     pub routes: Vec<RouteStatus>,
+    /// With which of the host's addresses what it relays leaves, as an admin chose. What nothing
+    /// is said of leaves as the host's own settings say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub egress: Vec<RouteEgress>,
 }
 
 /// Another node that this one may talk to or hear from.

@@ -28,6 +28,7 @@ fn host() -> HostInfo {
 
 fn node() -> SelfNode {
     SelfNode {
+        egress: Vec::new(),
         id: NodeId(1),
         name: "relay".parse().unwrap(),
         user: Some("ops@example.com".to_owned()),

@@ -151,6 +151,7 @@ mod tests {
         NetworkMap {
             generation: Generation(generation),
             node: SelfNode {
+                egress: Vec::new(),
                 id: NodeId(1),
                 name: "relay".parse().unwrap(),
                 user: None,

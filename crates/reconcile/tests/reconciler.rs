@@ -57,6 +57,7 @@ fn map(generation: u64, sources: &str, routes: &[&str]) -> NetworkMap {
     NetworkMap {
         generation: Generation(generation),
         node: SelfNode {
+            egress: Vec::new(),
             id: NodeId(1),
             name: "relay".parse().unwrap(),
             user: None,

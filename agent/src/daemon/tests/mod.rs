@@ -93,6 +93,7 @@ fn map(generation: u64) -> NetworkMap {
     NetworkMap {
         generation: Generation(generation),
         node: SelfNode {
+            egress: Vec::new(),
             id: NodeId(1),
             name: "relay".parse().unwrap(),
             user: None,

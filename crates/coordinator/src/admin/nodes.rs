@@ -26,7 +26,7 @@ pub(super) fn describe(
         last_seen: time("time", if online { now() } else { node.last_seen_at })?,
         enrolled: time("time", node.created_at)?,
         ephemeral: node.ephemeral,
-        endpoint: snapshot::node(node.clone(), routes, true).endpoint(),
+        endpoint: snapshot::node(node.clone(), routes, &[], true).endpoint(),
         routes: routes
             .iter()
             .filter(|route| route.node == node.id && route.advertised)

@@ -1,10 +1,10 @@
 //! Routes: advertised by nodes, approved or rejected here.
 
-use super::{find_node, now, page::Wanted, publish};
+use super::{find_node, now, page::Wanted, publish, route_egress};
 use crate::{
     Coordinator, api, enrolment,
     refusal::Refusal,
-    store::{Actor, AuditEntry, Decision, NodeRow, RouteRow},
+    store::{Actor, AuditEntry, Decision, EgressRow, NodeRow, RouteRow},
 };
 use ipnet::IpNet;
 use serde_json::json;
@@ -33,7 +33,12 @@ pub(super) fn state(
     }
 }
 
-fn describe(coordinator: &Coordinator, node: &NodeRow, route: &RouteRow) -> api::Route {
+fn describe(
+    coordinator: &Coordinator,
+    node: &NodeRow,
+    route: &RouteRow,
+    egress: &[EgressRow],
+) -> api::Route {
     let (state, approved_by) = state(route, &coordinator.engine.routes(node.id));
     api::Route {
         node: node.id,
@@ -42,6 +47,7 @@ fn describe(coordinator: &Coordinator, node: &NodeRow, route: &RouteRow) -> api:
         state,
         approved_by,
         online: coordinator.presence.is_online(node.id),
+        egress: route_egress::describe(node, &route.prefix, egress),
     }
 }
 
@@ -65,6 +71,7 @@ pub(crate) async fn list_routes(
 pub(super) async fn all_routes(coordinator: &Coordinator) -> Result<Vec<api::Route>, Refusal> {
     let mut tx = coordinator.store.read().await?;
     let routes = tx.routes().await?;
+    let egress = tx.route_egress().await?;
     let nodes: BTreeMap<_, _> = tx
         .nodes()
         .await?
@@ -74,7 +81,7 @@ pub(super) async fn all_routes(coordinator: &Coordinator) -> Result<Vec<api::Rou
     Ok(routes
         .iter()
         .filter(|route| route.advertised)
-        .filter_map(|route| Some(describe(coordinator, nodes.get(&route.node)?, route)))
+        .filter_map(|route| Some(describe(coordinator, nodes.get(&route.node)?, route, &egress)))
         .collect())
 }
 
@@ -95,7 +102,13 @@ pub(crate) async fn decide_routes(
     let mut tx = coordinator.store.write().await?;
     let row = find_node(&mut tx, node).await?;
     let known = tx.routes_of(row.id).await?;
-    check_advertised(&row, &known, prefixes, decision)?;
+    let mut in_question = prefixes.clone();
+    if decision.is_none() {
+        in_question.retain(|prefix| known.iter().all(|route| route.prefix != *prefix));
+    }
+    if prefixes.is_empty() || !in_question.is_empty() {
+        check_advertised(&row, &known, &in_question)?;
+    }
     let before: BTreeMap<_, _> = known
         .iter()
         .filter(|route| prefixes.contains(&route.prefix))
@@ -122,20 +135,32 @@ pub(crate) async fn decide_routes(
         .await?;
     tx.commit().await?;
     publish(coordinator).await;
+    of_node(coordinator, &row, prefixes).await
+}
+
+/// Those of the routes that a node has now.
+pub(super) async fn of_node(
+    coordinator: &Coordinator,
+    node: &NodeRow,
+    prefixes: &BTreeSet<IpNet>,
+) -> Result<Vec<api::Route>, Refusal> {
     let mut tx = coordinator.store.read().await?;
-    let routes = tx.routes_of(row.id).await?;
-    Ok(routes
-        .iter()
-        .filter(|route| prefixes.contains(&route.prefix))
-        .map(|route| describe(coordinator, &row, route))
+    let routes = tx.routes_of(node.id).await?;
+    let egress = tx.route_egress_of(node.id).await?;
+    let wanted = routes.iter().filter(|route| prefixes.contains(&route.prefix));
+    Ok(wanted
+        .map(|route| describe(coordinator, node, route, &egress))
         .collect())
 }
 
-fn check_advertised(
+/// Refuses prefixes that a node does not advertise, and none at all.
+///
+/// # Errors
+/// [`Refusal`], with what it does advertise.
+pub(super) fn check_advertised(
     node: &NodeRow,
     routes: &[RouteRow],
     prefixes: &BTreeSet<IpNet>,
-    decision: Option<Decision>,
 ) -> Result<(), Refusal> {
     if prefixes.is_empty() {
         return Err(Refusal::new(
@@ -152,12 +177,7 @@ fn check_advertised(
         let texts: Vec<_> = prefixes.iter().map(ToString::to_string).collect();
         texts.join(", ")
     };
-    let is_decided = |prefix: &IpNet| {
-        let mut routes = routes.iter();
-        decision.is_none() && routes.any(|known| known.prefix == *prefix)
-    };
-    let missing = prefixes.difference(&advertised);
-    let missing: Vec<_> = missing.filter(|prefix| !is_decided(prefix)).collect();
+    let missing: Vec<_> = prefixes.difference(&advertised).collect();
     if missing.is_empty() {
         return Ok(());
     }

@@ -10,6 +10,7 @@ mod nodes;
 mod output;
 mod policy;
 mod policy_compile;
+mod route_egress;
 mod routes;
 mod serve;
 mod status;

@@ -1,6 +1,6 @@
 //! `coordinator routes`.
 
-use super::{Session, client::segment, output};
+use super::{Session, client::segment, output, route_egress};
 use crate::api::{Approver, DecideRoutes, Route};
 use anyhow::ensure;
 use clap::{Args, Subcommand};
@@ -13,7 +13,8 @@ use weir_protocol::RouteState;
     coordinator routes approve relay 8.8.8.8,8.8.4.4\n  \
     coordinator routes approve office-gw 10.20.0.0/24\n  \
     coordinator routes reject relay 0.0.0.0/0 ::/0\n  \
-    coordinator routes reset relay 8.8.4.4")]
+    coordinator routes reset relay 8.8.4.4\n  \
+    coordinator routes egress relay 8.8.8.8 --address 203.0.113.8")]
 pub(super) enum Routes {
     /// List the advertised routes and what has become of each
     List,
@@ -26,6 +27,11 @@ pub(super) enum Routes {
     /// The policy's autoApprovers decide about these routes again; a route that they do not approve
     /// awaits approval. Also for routes that the node does not advertise any more.
     Reset(Decide),
+    /// Choose the address that new connections to a route leave with, for all or for some
+    ///
+    /// It goes before what the relay's own --egress-ip says. Connections that are established keep
+    /// their address.
+    Egress(route_egress::Egress),
 }
 
 #[derive(Debug, Args)]
@@ -53,6 +59,7 @@ impl Routes {
     pub(super) async fn run(self, session: &Session) -> anyhow::Result<()> {
         match self {
             Self::List => list(session).await,
+            Self::Egress(egress) => egress.run(session).await,
             Self::Approve(decide) => decide.run(session, "approve", "approved").await,
             Self::Reject(decide) => decide.run(session, "reject", "rejected").await,
             Self::Reset(decide) => {
@@ -124,10 +131,11 @@ async fn list(session: &Session) -> anyhow::Result<()> {
                 route.prefix.to_string(),
                 state(route.state, route.approved_by).to_owned(),
                 if route.online { "yes" } else { "no" }.to_owned(),
+                route_egress::addresses(&route.egress),
             ]
         })
         .collect();
-    output::table(["NODE", "NAME", "PREFIX", "STATE", "CONNECTED"], &rows)?;
+    output::table(["NODE", "NAME", "PREFIX", "STATE", "CONNECTED", "LEAVES WITH"], &rows)?;
     let waiting = routes
         .iter()
         .find(|route| route.state == RouteState::AwaitingApproval);

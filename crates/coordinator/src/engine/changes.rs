@@ -40,7 +40,11 @@ impl Read {
         } else {
             for id in &changes.nodes {
                 let node = match tx.node(*id).await? {
-                    Some(row) => Some(snapshot::node(row, &tx.routes_of(*id).await?, true)),
+                    Some(row) => {
+                        let routes = tx.routes_of(*id).await?;
+                        let egress = tx.route_egress_of(*id).await?;
+                        Some(snapshot::node(row, &routes, &egress, true))
+                    }
                     None => None,
                 };
                 read.nodes.insert(*id, node);

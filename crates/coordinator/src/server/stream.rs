@@ -143,6 +143,7 @@ mod tests {
             created: 0,
             host: HostInfo::default(),
             decisions: BTreeMap::new(),
+            egress: BTreeMap::new(),
             observed_address: None,
             healthy: true,
         }

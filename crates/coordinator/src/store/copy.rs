@@ -118,6 +118,16 @@ pub(super) const TABLES: &[Table] = &[
         ],
     },
     Table {
+        name: "route_egress",
+        columns: &[
+            ("node_id", Integer),
+            ("prefix", Text),
+            ("selector", Text),
+            ("address", Text),
+            ("chosen_at", Integer),
+        ],
+    },
+    Table {
         name: "policies",
         columns: &[
             ("revision", Integer),

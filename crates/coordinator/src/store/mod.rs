@@ -21,6 +21,7 @@ mod maps;
 mod nodes;
 mod open;
 mod policies;
+mod route_egress;
 mod routes;
 mod rows;
 mod users;
@@ -35,8 +36,8 @@ pub use idempotency::{Claim, Claimed};
 pub use open::OpenError;
 pub use routes::Decision;
 pub use rows::{
-    AccountRow, AdminTokenRow, AuthKeyRow, NewAdminToken, NewAuthKey, NewNode, NodeRow, PolicyRow,
-    RevisionRow, RouteRow, UserRow,
+    AccountRow, AdminTokenRow, AuthKeyRow, EgressRow, NewAdminToken, NewAuthKey, NewNode, NodeRow,
+    PolicyRow, RevisionRow, RouteRow, UserRow,
 };
 
 use dialect::{Inner, fetch_one};

@@ -9,6 +9,7 @@ use std::{
 use weir_overlay::{
     Generation, KeyId, MachinePublicKey, NodeId, NodeName, NodePublicKey, Tag, UserId,
 };
+use weir_policy::NodeSelector;
 use weir_protocol::{HostInfo, ItemFailure};
 
 use super::Decision;
@@ -249,6 +250,19 @@ pub struct RouteRow {
     pub advertised: bool,
     /// What an admin said.
     pub decision: Option<Decision>,
+}
+
+/// The address that traffic to a route of a node leaves with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EgressRow {
+    /// The node.
+    pub node: NodeId,
+    /// The destination.
+    pub prefix: IpNet,
+    /// Whose traffic; that of everybody else when there is none.
+    pub selector: Option<NodeSelector>,
+    /// The address.
+    pub address: IpAddr,
 }
 
 /// A policy that was saved.

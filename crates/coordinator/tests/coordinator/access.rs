@@ -31,6 +31,7 @@ const ENDPOINTS: &[(&str, &str, &str)] = &[
     ("POST", "/nodes/none/routes/approve", "routes:write"),
     ("POST", "/nodes/none/routes/reject", "routes:write"),
     ("POST", "/nodes/none/routes/reset", "routes:write"),
+    ("POST", "/nodes/none/routes/egress", "routes:write"),
     ("GET", "/policy", "policy:read"),
     ("PUT", "/policy", "policy:write"),
     ("GET", "/policy/revisions", "policy:read"),

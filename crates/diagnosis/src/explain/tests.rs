@@ -138,6 +138,7 @@ fn situation(peers: Vec<Peer>, own: SelfNode) -> Situation {
 
 fn node(name: &str, number: u8, routes: &[(&str, RouteState)]) -> SelfNode {
     SelfNode {
+        egress: Vec::new(),
         id: NodeId(u64::from(number)),
         name: name.parse().unwrap(),
         user: None,

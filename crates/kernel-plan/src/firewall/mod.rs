@@ -17,7 +17,6 @@ pub use listing::TableParts;
 pub use ruleset::{DENIED_HOST, DENIED_RELAY, DENIED_SPOOFED, DENIED_TO_OVERLAY, GRANTED};
 pub use table::Table;
 
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,7 +24,7 @@ use std::{
     sync::Arc,
 };
 use weir_overlay::AddressSet;
-use weir_protocol::Grant;
+use weir_protocol::{Grant, RouteEgress};
 
 use crate::Counter;
 
@@ -41,19 +40,6 @@ pub struct SourceTranslation {
     /// What single routes say instead.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<RouteEgress>,
-}
-
-/// With which address what is relayed to one route leaves.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct RouteEgress {
-    /// The route. Of several that hold a destination, the longest decides.
-    pub route: IpNet,
-    /// Whose traffic: overlay addresses; everybody's when there are none. Of several choices for
-    /// one source, the first counts.
-    #[serde(default)]
-    pub sources: Option<AddressSet>,
-    /// The address. Without effect when it is of the other family.
-    pub address: IpAddr,
 }
 
 /// What the firewall should say.

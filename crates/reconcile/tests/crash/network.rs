@@ -107,6 +107,7 @@ impl Network {
         NetworkMap {
             generation: Generation(generation),
             node: SelfNode {
+                egress: Vec::new(),
                 id: NodeId(1),
                 name: "relay".parse().unwrap(),
                 user: None,

@@ -101,6 +101,12 @@ pub(super) fn all() -> Vec<Endpoint> {
             network::reset_routes,
         )
         .once(),
+        post(
+            "/nodes/{node}/routes/egress",
+            Needs(RoutesWrite),
+            network::choose_egress,
+        )
+        .once(),
         get("/policy", Needs(PolicyRead), policy::newest),
         put("/policy", Needs(PolicyWrite), policy::set),
         get("/policy/revisions", Needs(PolicyRead), policy::history),

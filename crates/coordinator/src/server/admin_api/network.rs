@@ -144,3 +144,14 @@ pub(super) async fn reset_routes(
         .await
         .map(Json)
 }
+
+pub(super) async fn choose_egress(
+    State(coordinator): Shared,
+    Admin(actor): Admin,
+    Segment(node): Segment<String>,
+    Body(request): Body<api::ChooseEgress>,
+) -> Answer<Vec<api::Route>> {
+    admin::choose_egress(&coordinator, &actor, &node, &request)
+        .await
+        .map(Json)
+}
