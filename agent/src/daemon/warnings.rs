@@ -63,7 +63,7 @@ pub(crate) fn lost_addresses(
     lost.map(|address| {
         format!(
             "{address}, which was chosen for what this host relays, is not an address of this \
-             host: new connections still leave with it, and with no other, so nothing comes back. \
+             host: new connections leave with it all the same, and with no other, and get no answers. \
              Give the host the address, or choose another (--egress-ip here, `coordinator routes \
              egress` there)"
         )
@@ -115,7 +115,10 @@ mod tests {
     #[test]
     fn an_address_that_the_host_lost_is_said() {
         let (mut map, mut settings) = (exit_map(), node_settings());
-        let (here, gone) = ("203.0.113.7".parse().unwrap(), "203.0.113.8".parse().unwrap());
+        let (here, gone) = (
+            "203.0.113.7".parse().unwrap(),
+            "203.0.113.8".parse().unwrap(),
+        );
         let host = BTreeSet::from([here]);
         settings.egress = [here].into();
         assert_eq!(lost_addresses(&map, &settings, &host), Vec::<String>::new());
@@ -126,7 +129,10 @@ mod tests {
         });
         let said = lost_addresses(&map, &settings, &host);
         assert_eq!(said.len(), 1, "{said:?}");
-        assert!(said[0].starts_with("203.0.113.8, which was chosen"), "{said:?}");
+        assert!(
+            said[0].starts_with("203.0.113.8, which was chosen"),
+            "{said:?}"
+        );
     }
 
     #[test]

@@ -43,12 +43,7 @@ pub(crate) fn user(id: UserId, name: String) -> User {
 
 /// One node, with those of `routes` and `egress` that are its own.
 #[must_use]
-pub(crate) fn node(
-    row: NodeRow,
-    routes: &[RouteRow],
-    egress: &[EgressRow],
-    healthy: bool,
-) -> Node {
+pub(crate) fn node(row: NodeRow, routes: &[RouteRow], egress: &[EgressRow], healthy: bool) -> Node {
     let own = || routes.iter().filter(|route| route.node == row.id);
     let mut host = row.host;
     host.advertised_routes = own()

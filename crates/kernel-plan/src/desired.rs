@@ -122,11 +122,14 @@ fn relayed(routes: &BTreeSet<Route>) -> AddressSet {
 /// What single routes leave with: as an admin of the network chose or, where none did, as the
 /// admin of this host did. Of several choices for one source the first counts.
 fn route_egress(map: &NetworkMap, settings: &NodeSettings) -> Vec<RouteEgress> {
-    let own = settings.route_egress.iter().map(|(route, address)| RouteEgress {
-        route: *route,
-        sources: None,
-        address: *address,
-    });
+    let own = settings
+        .route_egress
+        .iter()
+        .map(|(route, address)| RouteEgress {
+            route: *route,
+            sources: None,
+            address: *address,
+        });
     map.node.egress.iter().cloned().chain(own).collect()
 }
 

@@ -14,7 +14,8 @@ use weir_kernel_plan::{
 };
 use weir_overlay::{AddressRange, GrantId, NodeId, NodePrivateKey};
 use weir_protocol::{
-    Destination, Grant, IpProtocol, NetworkMap, Peer, PortRange, RouteState, RouteStatus, SelfNode,
+    Destination, Grant, IpProtocol, NetworkMap, Peer, PortRange, RouteEgress, RouteState,
+    RouteStatus, SelfNode,
 };
 
 fn key(n: u8) -> NodePrivateKey {
@@ -382,6 +383,38 @@ fn the_tunnels_own_packets_leave_with_their_own_address_and_port() {
             ]),
         );
     }
+}
+
+#[test]
+fn what_the_coordinator_chose_goes_before_what_the_host_did() {
+    let routes = [
+        ("8.8.4.4/32", RouteState::Serving),
+        ("8.8.8.8/32", RouteState::Serving),
+    ];
+    let mut map = map(1, &routes, Vec::new(), Vec::new());
+    let mut settings = settings(&["8.8.8.8/32", "8.8.4.4/32"]);
+    let chosen = |route: &str, of: Option<&str>, address: &str| RouteEgress {
+        route: route.parse().unwrap(),
+        sources: of.map(|of| [of.parse::<AddressRange>().unwrap()].into_iter().collect()),
+        address: address.parse().unwrap(),
+    };
+    settings.egress = ["203.0.113.1".parse().unwrap()].into();
+    let own = "203.0.113.2".parse().unwrap();
+    settings.route_egress = [("8.8.8.8/32".parse().unwrap(), own)].into();
+    map.node.egress = vec![chosen("8.8.8.8/32", Some("100.64.0.2"), "203.0.113.3")];
+    let leaves = |map: &NetworkMap, from: &str, to: &str| {
+        let firewall = desired_state(map, &settings, key(1)).firewall;
+        let address = firewall.egress_for(from.parse().unwrap(), to.parse().unwrap());
+        address.unwrap().to_string()
+    };
+    assert_eq!(leaves(&map, "100.64.0.2", "8.8.8.8"), "203.0.113.3");
+    assert_eq!(leaves(&map, "100.64.0.4", "8.8.8.8"), "203.0.113.2");
+    assert_eq!(leaves(&map, "100.64.0.2", "8.8.4.4"), "203.0.113.1");
+    map.node
+        .egress
+        .push(chosen("8.8.8.8/32", None, "203.0.113.4"));
+    assert_eq!(leaves(&map, "100.64.0.2", "8.8.8.8"), "203.0.113.3");
+    assert_eq!(leaves(&map, "100.64.0.4", "8.8.8.8"), "203.0.113.4");
 }
 
 #[test]

@@ -237,7 +237,9 @@ impl LiveNetwork {
         let network = self.network();
         let nodes = self.state.nodes.values();
         let chosen = nodes.filter(|node| !node.egress.is_empty());
-        chosen.map(|node| (node.id, network.egress(node.id))).collect()
+        chosen
+            .map(|node| (node.id, network.egress(node.id)))
+            .collect()
     }
 
     /// What a node's peers are told of it, its routes aside.

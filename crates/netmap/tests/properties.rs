@@ -14,8 +14,8 @@ use std::{
     net::IpAddr,
 };
 use weir_netmap::{
-    EgressChoice, LiveNetwork, MapHistory, Network, NetworkChange, NetworkState, Node, RouteDecision, Since,
-    apply, check_map, delta,
+    EgressChoice, LiveNetwork, MapHistory, Network, NetworkChange, NetworkState, Node,
+    RouteDecision, Since, apply, check_map, delta,
 };
 use weir_overlay::{Generation, NodeId, NodePublicKey, UserId};
 use weir_policy::{Policy, User};

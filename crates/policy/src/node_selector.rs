@@ -125,7 +125,10 @@ impl Policy {
             ),
             Identity::Domain(domain) => (
                 users.iter().any(|user| {
-                    let domain_of = user.email.as_deref().and_then(|email| email.rsplit_once('@'));
+                    let domain_of = user
+                        .email
+                        .as_deref()
+                        .and_then(|email| email.rsplit_once('@'));
                     domain_of.is_some_and(|(_, of)| of.eq_ignore_ascii_case(domain))
                 }),
                 "the network has no user of",
@@ -190,7 +193,15 @@ mod tests {
         ] {
             assert_eq!(selector(text).to_string(), text);
         }
-        for text in ["", "*", "group:", "finance", "tag:", "100.64.0.1", "autogroup:internet"] {
+        for text in [
+            "",
+            "*",
+            "group:",
+            "finance",
+            "tag:",
+            "100.64.0.1",
+            "autogroup:internet",
+        ] {
             assert!(text.parse::<NodeSelector>().is_err(), "{text}");
         }
     }

@@ -7,7 +7,7 @@ use weir_overlay::{Generation, GrantId, NodeId, NodePrivateKey, NodePublicKey};
 use weir_protocol::{
     Destination, ErrorCode, Grant, HostInfo, IpProtocol, ItemFailure, MapDelta, MapRequest,
     NetworkMap, Peer, PortRange, ProblemDetails, RegisterRequest, RegisterResponse, ReportRequest,
-    RouteState, RouteStatus, SelfNode, StreamMessage, UpdateRequest,
+    RouteEgress, RouteState, RouteStatus, SelfNode, StreamMessage, UpdateRequest,
 };
 
 fn key(n: u8) -> NodePublicKey {
@@ -168,6 +168,33 @@ fn stream_messages() {
             reconnect_in_ms: 750
         }
     );
+}
+
+#[test]
+fn the_addresses_of_routes_are_told_where_there_are_any() {
+    let mut node = node();
+    let without = serde_json::to_value(&node).unwrap();
+    assert!(without.get("egress").is_none(), "as before there were any");
+    assert_eq!(serde_json::from_value::<SelfNode>(without).unwrap(), node);
+    let choice = |sources, address: &str| RouteEgress {
+        route: "8.8.8.8/32".parse().unwrap(),
+        sources,
+        address: address.parse().unwrap(),
+    };
+    let some = vec!["100.64.0.2".parse().unwrap()].into();
+    node.egress = vec![
+        choice(Some(some), "203.0.113.9"),
+        choice(None, "203.0.113.8"),
+    ];
+    let told = serde_json::to_value(&node).unwrap();
+    assert_eq!(
+        told["egress"],
+        serde_json::json!([
+            {"route": "8.8.8.8/32", "sources": ["100.64.0.2"], "address": "203.0.113.9"},
+            {"route": "8.8.8.8/32", "address": "203.0.113.8"},
+        ])
+    );
+    assert_eq!(serde_json::from_value::<SelfNode>(told).unwrap(), node);
 }
 
 #[test]

@@ -81,7 +81,14 @@ pub(super) async fn all_routes(coordinator: &Coordinator) -> Result<Vec<api::Rou
     Ok(routes
         .iter()
         .filter(|route| route.advertised)
-        .filter_map(|route| Some(describe(coordinator, nodes.get(&route.node)?, route, &egress)))
+        .filter_map(|route| {
+            Some(describe(
+                coordinator,
+                nodes.get(&route.node)?,
+                route,
+                &egress,
+            ))
+        })
         .collect())
 }
 
@@ -147,7 +154,9 @@ pub(super) async fn of_node(
     let mut tx = coordinator.store.read().await?;
     let routes = tx.routes_of(node.id).await?;
     let egress = tx.route_egress_of(node.id).await?;
-    let wanted = routes.iter().filter(|route| prefixes.contains(&route.prefix));
+    let wanted = routes
+        .iter()
+        .filter(|route| prefixes.contains(&route.prefix));
     Ok(wanted
         .map(|route| describe(coordinator, node, route, &egress))
         .collect())

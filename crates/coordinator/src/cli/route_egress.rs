@@ -13,7 +13,6 @@ use weir_overlay::parse_prefix_list;
     coordinator routes egress relay 8.8.8.8 --address 203.0.113.9 --for group:finance\n  \
     coordinator routes egress relay 8.8.8.8 --clear --for group:finance\n  \
     coordinator routes egress relay 8.8.8.8 --clear")]
-#[group(id = "choice", required = true, multiple = false, args = ["address", "clear"])]
 pub(super) struct Egress {
     /// The relay: name or id
     node: String,
@@ -21,7 +20,12 @@ pub(super) struct Egress {
     #[arg(required = true, value_name = "PREFIX")]
     prefixes: Vec<String>,
     /// What new connections leave with: an address of the relay's host
-    #[arg(long, value_name = "IP")]
+    #[arg(
+        long,
+        value_name = "IP",
+        required_unless_present = "clear",
+        conflicts_with = "clear"
+    )]
     address: Option<IpAddr>,
     /// Take back what was chosen: all of it, or with --for for these alone
     #[arg(long)]

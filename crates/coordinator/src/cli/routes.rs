@@ -135,7 +135,17 @@ async fn list(session: &Session) -> anyhow::Result<()> {
             ]
         })
         .collect();
-    output::table(["NODE", "NAME", "PREFIX", "STATE", "CONNECTED", "LEAVES WITH"], &rows)?;
+    output::table(
+        [
+            "NODE",
+            "NAME",
+            "PREFIX",
+            "STATE",
+            "CONNECTED",
+            "LEAVES WITH",
+        ],
+        &rows,
+    )?;
     let waiting = routes
         .iter()
         .find(|route| route.state == RouteState::AwaitingApproval);

@@ -214,6 +214,187 @@ async fn a_bad_policy_changes_nothing() {
     );
 }
 
+/// What the relay of a map is told that traffic to 8.8.8.8 from an address leaves with.
+fn leaves_with(map: &NetworkMap, source: &str) -> Option<String> {
+    let source = source.parse().unwrap();
+    let mut choices = map.node.egress.iter();
+    let first = choices.find(|choice| {
+        let sources = choice.sources.as_ref();
+        choice.route == net("8.8.8.8/32") && sources.is_none_or(|all| all.contains(source))
+    });
+    first.map(|choice| choice.address.to_string())
+}
+
+#[tokio::test]
+async fn an_admin_chooses_the_address_by_route_and_by_group() {
+    let server = TestServer::start().await;
+    let policy = |finance: &str| {
+        format!(
+            r#"{{"groups": {{"group:finance": ["{finance}@"], "group:none": []}},
+                "tagOwners": {{"tag:relay": []}},
+                "acls": [{{"action": "accept", "src": ["alice@", "bob@"], "dst": ["8.8.8.8:443"]}}]}}"#
+        )
+    };
+    let mut relay = Agent::new(&server, "relay").advertising("8.8.8.8");
+    relay.host.addresses = ["203.0.113.7", "203.0.113.8", "203.0.113.9", "2001:db8::7"]
+        .map(|address| address.parse().unwrap())
+        .into();
+    relay.join(&server.key("ops").await).await.unwrap();
+    let (alice, bob) = (Agent::new(&server, "alice"), Agent::new(&server, "bob"));
+    alice.join(&server.key("alice").await).await.unwrap();
+    bob.join(&server.key("bob").await).await.unwrap();
+    // Somebody of the group whom the policy does not connect with the relay.
+    let stranger = Agent::new(&server, "stranger");
+    stranger.join(&server.key("carol").await).await.unwrap();
+    server.set_policy(&policy("alice")).await;
+    server
+        .json(&["routes", "approve", "relay", "8.8.8.8"])
+        .await;
+    let nodes = server.json(&["nodes", "list"]).await;
+    let at = |name: &str| {
+        let nodes = nodes.as_array().unwrap();
+        let node = nodes.iter().find(|node| node["name"] == name).unwrap();
+        node["addresses"][0].as_str().unwrap().to_owned()
+    };
+    let (alice_at, bob_at, stranger_at) = (at("alice"), at("bob"), at("stranger"));
+
+    let egress = ["routes", "egress", "relay"];
+    let entries = server.json(&["audit", "list"]).await;
+    for (arguments, words) in [
+        (
+            vec!["8.8.8.8", "--address", "203.0.113.99"],
+            "is not an address of relay: it has 203.0.113.7, 203.0.113.8, 203.0.113.9",
+        ),
+        (
+            vec!["8.8.8.8", "--address", "2001:db8::7"],
+            "is an IPv6 address, and 8.8.8.8/32 an IPv4 route",
+        ),
+        (
+            vec!["9.9.9.9", "--address", "203.0.113.8"],
+            "does not advertise 9.9.9.9/32",
+        ),
+        (vec!["9.9.9.9", "--clear"], "does not advertise 9.9.9.9/32"),
+        (
+            vec![
+                "8.8.8.8",
+                "--address",
+                "203.0.113.8",
+                "--for",
+                "group:finanse",
+            ],
+            "did you mean \"group:finance\"?",
+        ),
+        (
+            vec!["8.8.8.8", "--address", "203.0.113.8", "--for", "finance"],
+            "does not name nodes",
+        ),
+        (
+            vec!["8.8.8.8", "--address", "203.0.113.8", "--for", "dave@"],
+            "no user \"dave@\"",
+        ),
+        (
+            vec!["8.8.8.8", "--address", "203.0.113.8", "--clear"],
+            "cannot be used with",
+        ),
+        (vec!["8.8.8.8"], "--address"),
+    ] {
+        let text = server.refused(&[&egress[..], &arguments].concat()).await;
+        assert!(text.contains(words), "{arguments:?}: {text}");
+    }
+    let routes = server.json(&["routes", "list"]).await;
+    assert_eq!(routes[0]["egress"], serde_json::json!([]));
+    let after = server.json(&["audit", "list"]).await;
+    assert_eq!(entries, after, "what is refused changes nothing");
+
+    let mut stream = relay.map_stream(None).await;
+    assert_eq!(leaves_with(&stream.first().await, &alice_at), None);
+    let general = ["8.8.8.8", "--address", "203.0.113.8"];
+    server.json(&[&egress[..], &general].concat()).await;
+    let map = stream.until(|map| !map.node.egress.is_empty()).await;
+    assert_eq!(leaves_with(&map, &alice_at).as_deref(), Some("203.0.113.8"));
+    let finance = [
+        "8.8.8.8",
+        "--address",
+        "203.0.113.9",
+        "--for",
+        "group:finance",
+    ];
+    let done = server.json(&[&egress[..], &finance].concat()).await;
+    assert_eq!(
+        done[0]["egress"],
+        serde_json::json!([
+            {"for": "group:finance", "address": "203.0.113.9", "on_host": true},
+            {"for": null, "address": "203.0.113.8", "on_host": true},
+        ])
+    );
+    let nine = |at: &str| {
+        let at = at.to_owned();
+        move |map: &NetworkMap| leaves_with(map, &at).as_deref() == Some("203.0.113.9")
+    };
+    let map = stream.until(nine(&alice_at)).await;
+    assert_eq!(leaves_with(&map, &bob_at).as_deref(), Some("203.0.113.8"));
+    // Another member, by the policy alone.
+    server.set_policy(&policy("bob")).await;
+    let map = stream.until(nine(&bob_at)).await;
+    assert_eq!(leaves_with(&map, &alice_at).as_deref(), Some("203.0.113.8"));
+    server.set_policy(&policy("carol")).await;
+    let map = stream.until(|map| !nine(&bob_at)(map)).await;
+    let told = |address: &str| {
+        let address = address.parse().unwrap();
+        let mut choices = map.node.egress.iter();
+        choices.any(|one| {
+            one.sources
+                .as_ref()
+                .is_some_and(|all| all.contains(address))
+        })
+    };
+    assert!(!told(&stranger_at), "who is no peer does not occur");
+    server.set_policy(&policy("alice")).await;
+    stream.until(nine(&alice_at)).await;
+
+    // The relay loses the address: it is still the one that was chosen, and people are told.
+    relay.host.addresses.remove(&"203.0.113.9".parse().unwrap());
+    relay.update().await.unwrap();
+    let output = server.run(&["routes", "list"]).await;
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        text.contains("group:finance 203.0.113.9 (NOT ON THE HOST), 203.0.113.8"),
+        "{text}"
+    );
+    let map = relay.map_stream(None).await.first().await;
+    assert_eq!(leaves_with(&map, &alice_at).as_deref(), Some("203.0.113.9"));
+
+    let cleared = ["8.8.8.8", "--clear", "--for", "group:finance"];
+    server.json(&[&egress[..], &cleared].concat()).await;
+    stream.until(|map| !nine(&alice_at)(map)).await;
+    let entries = server.json(&["audit", "list"]).await;
+    let entry = entries
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|entry| entry["action"] == "routes.egress")
+        .unwrap();
+    assert_eq!(
+        entry["before"]["8.8.8.8/32"],
+        serde_json::json!({"group:finance": "203.0.113.9", "everybody else": "203.0.113.8"})
+    );
+    assert_eq!(
+        entry["after"]["8.8.8.8/32"],
+        serde_json::json!({"everybody else": "203.0.113.8"})
+    );
+    // A choice outlives the route, and can be taken back all the same.
+    relay.host.advertised_routes.clear();
+    relay.update().await.unwrap();
+    let output = server
+        .run(&[&egress[..], &["8.8.8.8", "--clear"]].concat())
+        .await;
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(
+        text,
+        "8.8.8.8/32 of relay: new connections leave as the relay's own settings say\n"
+    );
+}
+
 #[tokio::test]
 async fn of_two_relays_the_older_serves() {
     let server = TestServer::start().await;

@@ -6,10 +6,11 @@ use ipnet::IpNet;
 use std::{collections::BTreeSet, net::IpAddr};
 use tempfile::TempDir;
 use weir_coordinator::store::{
-    Actor, AuditEntry, AuditFlaw, Changes, CoordinatorRow, Database, Decision, NewAuthKey, NewNode,
-    OpenError, Store, Tx,
+    Actor, AuditEntry, AuditFlaw, Changes, CoordinatorRow, Database, Decision, EgressRow,
+    NewAuthKey, NewNode, OpenError, Store, Tx,
 };
 use weir_overlay::{Generation, KeyId, MachinePrivateKey, NodeId, NodePrivateKey, UserId};
+use weir_policy::NodeSelector;
 use weir_protocol::{HostInfo, ItemFailure, Pin};
 
 /// An empty store, and the way to open it once more.
@@ -61,6 +62,7 @@ on_both!(
     names_keys_and_addresses_are_unique,
     what_a_deleted_node_had_goes_with_it,
     decisions_outlive_a_withdrawal,
+    addresses_of_routes_come_back_in_the_order_in_which_they_count,
     policies_are_kept_and_measured_in_bytes,
     generations_only_grow,
     a_route_has_one_primary,
@@ -279,6 +281,14 @@ async fn what_a_deleted_node_had_goes_with_it(at: Opened) {
     let id = change!(store, |tx| tx.insert_node(&node(1, Some(user))));
     change!(store, |tx| tx.set_advertised(id, &[prefix()].into()));
     change!(store, |tx| tx.set_primary(&prefix(), Some(id)));
+    let address = "203.0.113.8".parse().unwrap();
+    change!(store, |tx| tx.set_route_egress(
+        id,
+        &prefix(),
+        None,
+        address,
+        NOW
+    ));
     let mut tx = store.write().await.unwrap();
     assert!(tx.delete_user(user).await.is_err(), "it owns a node");
     drop(tx);
@@ -287,6 +297,7 @@ async fn what_a_deleted_node_had_goes_with_it(at: Opened) {
     let mut tx = store.read().await.unwrap();
     assert_eq!(tx.nodes().await.unwrap(), []);
     assert_eq!(tx.routes().await.unwrap(), []);
+    assert_eq!(tx.route_egress().await.unwrap(), []);
     assert_eq!(tx.primaries().await.unwrap(), [].into());
     drop(tx);
     change!(store, |tx| tx.delete_user(user));
@@ -320,6 +331,72 @@ async fn decisions_outlive_a_withdrawal(at: Opened) {
         decisions,
         [(prefix(), Some(Decision::Approved)), (other, None)]
     );
+}
+
+async fn addresses_of_routes_come_back_in_the_order_in_which_they_count(at: Opened) {
+    let store = at.store;
+    let id = change!(store, |tx| tx.insert_node(&node(1, None)));
+    let other = change!(store, |tx| tx.insert_node(&node(2, None)));
+    let address = |last: u8| IpAddr::from([203, 0, 113, last]);
+    let who = |text: &str| text.parse::<NodeSelector>().unwrap();
+    // A choice counts though the route is not advertised, and a later one replaces it.
+    for (node, selector, last) in [
+        (id, None, 7),
+        (id, Some(who("group:finance")), 1),
+        (id, Some(who("tag:ci")), 10),
+        (id, Some(who("zoe@")), 11),
+        (id, Some(who("group:finance")), 9),
+        (other, None, 8),
+    ] {
+        let selector = selector.as_ref();
+        change!(store, |tx| tx.set_route_egress(
+            node,
+            &prefix(),
+            selector,
+            address(last),
+            NOW
+        ));
+    }
+    let told = |rows: Vec<EgressRow>| -> Vec<(Option<String>, IpAddr)> {
+        let rows = rows.into_iter();
+        rows.map(|row| {
+            (
+                row.selector.map(|selector| selector.to_string()),
+                row.address,
+            )
+        })
+        .collect()
+    };
+    let all = store.read().await.unwrap().route_egress().await.unwrap();
+    assert_eq!(all.len(), 5);
+    let rows = store.read().await.unwrap().route_egress_of(id).await;
+    let rows = rows.unwrap();
+    assert_eq!(all[..4], rows);
+    let named = |text: &str, last| (Some(text.to_owned()), address(last));
+    assert_eq!(
+        told(rows),
+        [
+            named("zoe@", 11),
+            named("group:finance", 9),
+            named("tag:ci", 10),
+            (None, address(7)),
+        ]
+    );
+    let finance = who("group:finance");
+    change!(store, |tx| tx.clear_route_egress(
+        id,
+        &prefix(),
+        Some(&finance)
+    ));
+    change!(store, |tx| tx.clear_route_egress(id, &prefix(), None));
+    let rows = store.read().await.unwrap().route_egress_of(id).await;
+    assert_eq!(
+        told(rows.unwrap()),
+        [named("zoe@", 11), named("tag:ci", 10)]
+    );
+    change!(store, |tx| tx.delete_node(id));
+    let left = store.read().await.unwrap().route_egress().await.unwrap();
+    assert_eq!(told(left), [(None, address(8))]);
 }
 
 async fn policies_are_kept_and_measured_in_bytes(at: Opened) {
