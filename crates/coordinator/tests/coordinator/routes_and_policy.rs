@@ -311,7 +311,7 @@ async fn an_admin_chooses_the_address_by_route_and_by_group() {
     let general = ["8.8.8.8", "--address", "203.0.113.8"];
     server.json(&[&egress[..], &general].concat()).await;
     let map = stream.until(|map| !map.node.egress.is_empty()).await;
-    assert_eq!(leaves_with(&map, &alice_at).as_deref(), Some("203.0.113.8"));
+    assert_eq!(leaves_with(map, &alice_at).as_deref(), Some("203.0.113.8"));
     let finance = [
         "8.8.8.8",
         "--address",
@@ -332,11 +332,11 @@ async fn an_admin_chooses_the_address_by_route_and_by_group() {
         move |map: &NetworkMap| leaves_with(map, &at).as_deref() == Some("203.0.113.9")
     };
     let map = stream.until(nine(&alice_at)).await;
-    assert_eq!(leaves_with(&map, &bob_at).as_deref(), Some("203.0.113.8"));
+    assert_eq!(leaves_with(map, &bob_at).as_deref(), Some("203.0.113.8"));
     // Another member, by the policy alone.
     server.set_policy(&policy("bob")).await;
     let map = stream.until(nine(&bob_at)).await;
-    assert_eq!(leaves_with(&map, &alice_at).as_deref(), Some("203.0.113.8"));
+    assert_eq!(leaves_with(map, &alice_at).as_deref(), Some("203.0.113.8"));
     server.set_policy(&policy("carol")).await;
     let map = stream.until(|map| !nine(&bob_at)(map)).await;
     let told = |address: &str| {
