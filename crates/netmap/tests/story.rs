@@ -7,7 +7,10 @@
 )]
 
 use ipnet::IpNet;
-use std::{collections::BTreeSet, fmt::Write as _};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
 use weir_netmap::{
     NO_POLICY_NOTICE, Network, NetworkState, Node, RouteDecision, apply, check_map, delta,
 };
