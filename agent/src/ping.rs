@@ -7,7 +7,7 @@ use nix::{
 };
 use serde::Serialize;
 use std::{
-    io::ErrorKind,
+    io::{self, ErrorKind},
     net::{IpAddr, SocketAddr, UdpSocket},
     os::fd::OwnedFd,
     time::{Duration, Instant},
@@ -89,9 +89,11 @@ impl Pinger {
     /// The request cannot be sent.
     pub(crate) fn ask(&self, sequence: u16, patience: Duration) -> Result<Option<Duration>> {
         let began = Instant::now();
-        self.socket
-            .send(&request(self.ipv4, self.id, sequence))
-            .context("cannot send an echo request")?;
+        match self.socket.send(&request(self.ipv4, self.id, sequence)) {
+            Ok(_) => {}
+            Err(error) if leads_nowhere(&error) => return Ok(None),
+            Err(error) => return Err(error).context("cannot send an echo request"),
+        }
         let mut buffer = [0; 2048];
         loop {
             let left = patience.saturating_sub(began.elapsed());
@@ -117,6 +119,25 @@ impl Pinger {
             }
         }
     }
+}
+
+/// Whether the kernel said that there is no way for the packet, which is no fault of this program:
+/// nothing will answer. The kernel's WireGuard says so of an address that no peer has (`ENOKEY`)
+/// and of a peer without an endpoint (`EDESTADDRREQ`), a firewall of a packet that it drops
+/// (`EPERM`).
+fn leads_nowhere(error: &io::Error) -> bool {
+    let code = error.raw_os_error().map(Errno::from_raw);
+    matches!(
+        code,
+        Some(
+            Errno::ENOKEY
+                | Errno::EDESTADDRREQ
+                | Errno::EPERM
+                | Errno::ENETUNREACH
+                | Errno::EHOSTUNREACH
+                | Errno::ECONNREFUSED
+        )
+    )
 }
 
 fn request(ipv4: bool, id: u16, sequence: u16) -> Vec<u8> {
@@ -173,6 +194,16 @@ fn answers(packet: &[u8], ipv4: bool, raw: bool, id: Option<u16>, sequence: u16)
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_packet_without_a_way_is_a_lost_one_and_a_fault_of_ours_is_an_error() {
+        for code in [Errno::ENOKEY, Errno::EDESTADDRREQ, Errno::EHOSTUNREACH] {
+            assert!(leads_nowhere(&code.into()), "{code}");
+        }
+        for code in [Errno::EMSGSIZE, Errno::EBADF] {
+            assert!(!leads_nowhere(&code.into()), "{code}");
+        }
+    }
 
     #[test]
     fn requests_and_their_answers_fit() {

@@ -8,7 +8,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use weir_lab::{patient, wait_until};
+use weir_lab::{is_emulated, patient, wait_until};
 use weir_tests::story::{Quiet, World};
 use weir_tests::{Agent, Repair};
 
@@ -199,7 +199,12 @@ fn what_others_change_comes_back_and_is_reported() -> Result<()> {
             None,
         ),
     ];
+    // All that others do by nft is found in one way: where a repair takes long, one has to do.
+    let takes_long = |(what, _, _, by): &Drift<'_>| *by == nft && *what != "the ruleset";
     for drift in of_relay {
+        if is_emulated() && takes_long(&drift) {
+            continue;
+        }
         repaired(relay, drift)?;
     }
     // As a network manager does that takes what is not its own for garbage.

@@ -25,7 +25,12 @@ fn policy() -> String {
 
 /// Sends and takes full segments. False when it gets stuck.
 fn transfers(node: &Node) -> Result<bool> {
-    let idle = patient(STUCK).as_secs_f64();
+    transfers_without(node, patient(STUCK))
+}
+
+/// Sends and takes full segments. False when it stands still for so long.
+fn transfers_without(node: &Node, idle: Duration) -> Result<bool> {
+    let idle = idle.as_secs_f64();
     let command = format!(
         "weir-lab-host transfer {}:443 --idle {idle:.1}",
         addresses::SERVICE
@@ -102,7 +107,7 @@ fn full_segments_pass_where_the_path_is_narrow_and_mute() -> Result<()> {
         without_fragments(node)?;
     }
     ensure!(
-        !transfers(alice)?,
+        !transfers_without(alice, STUCK)?,
         "the path is not as narrow as it should be"
     );
     world.alice.machine().must("agent set --mtu=1300")?;
@@ -138,7 +143,7 @@ fn behind_a_relay(world: &World) -> Result<()> {
         relay.signal(Signal::SIGSTOP)?;
         relay.machine().must("nft flush chain inet weir clamp")?;
     }
-    let unclamped = transfers(office)?;
+    let unclamped = transfers_without(office, STUCK)?;
     for relay in relays {
         relay.signal(Signal::SIGCONT)?;
     }

@@ -9,8 +9,11 @@ use anyhow::{Context as _, Result, bail};
 /// held against a program (measured: debug builds run 10 to 15 times slower there).
 const EMULATION_FACTOR: u32 = 10;
 
-/// How long to sleep between two looks.
+/// How long to sleep between two looks, if a look is quick.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// After a slow look the sleep is as long as the look was, up to this: where each look starts a
+/// program, and more so in emulation, what is waited for needs the processor, too.
+const LONGEST_POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Whether this is the emulated virtual machine (`WEIR_VM=1`), where everything is slow: a test
 /// that repeats itself does so less often there.
@@ -59,6 +62,7 @@ pub fn wait_for<T>(
 ) -> Result<T> {
     let started = Instant::now();
     loop {
+        let looked = Instant::now();
         if let Some(found) = look().with_context(|| format!("while waiting for {what}"))? {
             return Ok(found);
         }
@@ -68,7 +72,7 @@ pub fn wait_for<T>(
                 started.elapsed().as_secs_f64()
             );
         }
-        thread::sleep(POLL_INTERVAL);
+        thread::sleep(looked.elapsed().clamp(POLL_INTERVAL, LONGEST_POLL_INTERVAL));
     }
 }
 

@@ -48,22 +48,7 @@ pub(crate) struct Options {
     /// Passed to every test program: a part of the tests' names, --nocapture and the like
     #[arg(last = true)]
     filter: Vec<String>,
-    /// Leave out what has not passed in emulation.
-    #[arg(skip)]
-    only_proven: bool,
 }
-
-/// Stories that have not passed in the machine yet. `cargo xtask test` runs them on the host
-/// only, and says so; `cargo xtask vm` runs them.
-const NOT_PROVEN: &[&str] = &[
-    "exit",
-    "explain",
-    "farewell",
-    "kill_loop",
-    "mtu",
-    "routes",
-    "trace",
-];
 
 /// Debian's own choice of kernel.
 const DEFAULT_KERNEL: &str = "linux-image-amd64";
@@ -80,7 +65,6 @@ impl Options {
             packages: TESTED.iter().map(ToString::to_string).collect(),
             no_install: !install,
             filter: Vec::new(),
-            only_proven: true,
         }
     }
 }
@@ -107,14 +91,7 @@ pub(crate) fn run(options: &Options) -> Result<Tally> {
     let programs: Vec<_> = built
         .into_iter()
         .filter(|program| options.packages.contains(&program.package))
-        .filter(|program| !options.only_proven || !is_unproven(program))
         .collect();
-    if options.only_proven {
-        say::line(&format!(
-            "not run here, but on the host: {}",
-            NOT_PROVEN.join(", ")
-        ));
-    }
     let job = Job {
         script: test_script(&programs, &binaries, &options.filter),
     };
@@ -127,13 +104,6 @@ pub(crate) fn run(options: &Options) -> Result<Tally> {
         bail!("no test matches {:?}", options.filter.join(" "));
     }
     Ok(tally)
-}
-
-fn is_unproven(program: &TestProgram) -> bool {
-    program.package == END_TO_END
-        && NOT_PROVEN
-            .iter()
-            .any(|name| program.title().ends_with(&format!(" {name}")))
 }
 
 /// Boots the machine, runs one program of this host in it, and returns what it printed.
