@@ -7,6 +7,7 @@ mod audit;
 mod backup;
 mod page;
 mod policy;
+mod schema;
 
 pub use accounts::{
     CreateToken, CreateUser, CreatedToken, CreatedUser, GrantAdmin, LogIn, SetUp, Token, TokenState,
@@ -23,6 +24,7 @@ pub use policy::{
 
 use ipnet::IpNet;
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeSet,
@@ -35,17 +37,20 @@ use weir_protocol::{ItemFailure, Pin, ProblemDetails, RouteState};
 pub const PATH_PREFIX: &str = "/api/v1";
 
 /// `GET /api/v1/status`: the running coordinator.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
     /// Its version.
     pub version: String,
     /// Where agents reach it.
     pub url: String,
     /// Where it listens.
+    #[schemars(with = "String")]
     pub listen: SocketAddr,
     /// The pin of its key.
+    #[schemars(with = "String")]
     pub pin: Pin,
     /// Since when it runs.
+    #[schemars(with = "String")]
     pub started: Timestamp,
     /// How many nodes are enrolled.
     pub nodes: usize,
@@ -54,19 +59,22 @@ pub struct Status {
     /// How many advertised routes await a decision.
     pub routes_awaiting_approval: usize,
     /// The newest generation of any network map.
+    #[schemars(with = "u64")]
     pub generation: Generation,
     /// The policy.
     pub policy: PolicyStatus,
 }
 
 /// A user.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct User {
     /// Its id.
+    #[schemars(with = "u64")]
     pub id: UserId,
     /// Its name, as policies use it.
     pub name: String,
     /// When it was created.
+    #[schemars(with = "String")]
     pub created: Timestamp,
     /// How many nodes it owns.
     pub nodes: u64,
@@ -76,7 +84,7 @@ pub struct User {
 }
 
 /// Whether a key still enrols machines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum KeyState {
     /// It does.
@@ -90,15 +98,17 @@ pub enum KeyState {
 }
 
 /// An auth key, without its secret.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Key {
     /// Its public half.
+    #[schemars(with = "String")]
     pub id: KeyId,
     /// Whether it still enrols machines.
     pub state: KeyState,
     /// Who owns what it enrols; none when it carries tags.
     pub user: Option<String>,
     /// The tags of what it enrols.
+    #[schemars(with = "std::collections::BTreeSet<String>")]
     pub tags: BTreeSet<Tag>,
     /// Whether it may be used more than once.
     pub reusable: bool,
@@ -107,13 +117,15 @@ pub struct Key {
     /// How many machines it enrolled.
     pub uses: u64,
     /// When it was created.
+    #[schemars(with = "String")]
     pub created: Timestamp,
     /// From when on it is refused.
+    #[schemars(with = "String")]
     pub expires: Timestamp,
 }
 
 /// `POST /api/v1/keys`
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateKey {
     /// Who owns what it enrols. Either this or tags.
@@ -121,6 +133,7 @@ pub struct CreateKey {
     pub user: Option<String>,
     /// The tags of what it enrols.
     #[serde(default)]
+    #[schemars(with = "std::collections::BTreeSet<String>")]
     pub tags: BTreeSet<Tag>,
     /// Whether it may be used more than once.
     #[serde(default)]
@@ -133,7 +146,7 @@ pub struct CreateKey {
 }
 
 /// The answer to [`CreateKey`]: the only time that the secret is shown.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
 pub struct CreatedKey {
     /// The whole key.
     pub key: String,
@@ -152,23 +165,29 @@ impl std::fmt::Debug for CreatedKey {
 }
 
 /// A node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Node {
     /// Its id.
+    #[schemars(with = "u64")]
     pub id: NodeId,
     /// Its name.
+    #[schemars(with = "String")]
     pub name: NodeName,
     /// Its owner; none when it is tagged.
     pub user: Option<String>,
     /// Its tags.
+    #[schemars(with = "std::collections::BTreeSet<String>")]
     pub tags: BTreeSet<Tag>,
     /// Its overlay addresses.
+    #[schemars(with = "std::collections::BTreeSet<String>")]
     pub addresses: BTreeSet<IpAddr>,
     /// Whether it is connected now.
     pub online: bool,
     /// When it was last heard of.
+    #[schemars(with = "String")]
     pub last_seen: Timestamp,
     /// When it was enrolled.
+    #[schemars(with = "String")]
     pub enrolled: Timestamp,
     /// Whether it is forgotten once it stays away.
     pub ephemeral: bool,
@@ -179,22 +198,26 @@ pub struct Node {
     /// The version of its agent.
     pub version: String,
     /// Where its WireGuard can be reached, when it has a fixed way in.
+    #[schemars(with = "Option<String>")]
     pub endpoint: Option<SocketAddr>,
     /// Its routes.
     pub routes: Vec<NodeRoute>,
     /// The newest map that it was sent; none when it was not connected since the coordinator was
     /// started.
+    #[schemars(with = "Option<u64>")]
     pub generation: Option<Generation>,
     /// Whether it is connected and has not said yet that this map is in force.
     pub lags: bool,
     /// The map that it last said was in force.
+    #[schemars(with = "Option<u64>")]
     pub applied_generation: Option<Generation>,
     /// What it last said it could not do.
+    #[schemars(with = "Vec<schema::ItemFailure>")]
     pub failures: Vec<ItemFailure>,
 }
 
 /// Who approved a route.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Approver {
     /// An admin did. It stays approved whatever the policy says.
@@ -204,11 +227,13 @@ pub enum Approver {
 }
 
 /// A route of a node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NodeRoute {
     /// The destination.
+    #[schemars(with = "String")]
     pub prefix: IpNet,
     /// What has become of it.
+    #[schemars(with = "schema::RouteState")]
     pub state: RouteState,
     /// Who approved it; none for a route that is not approved.
     #[serde(default)]
@@ -216,15 +241,19 @@ pub struct NodeRoute {
 }
 
 /// A route, with the node that advertises it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Route {
     /// The node.
+    #[schemars(with = "u64")]
     pub node: NodeId,
     /// Its name.
+    #[schemars(with = "String")]
     pub name: NodeName,
     /// The destination.
+    #[schemars(with = "String")]
     pub prefix: IpNet,
     /// What has become of it.
+    #[schemars(with = "schema::RouteState")]
     pub state: RouteState,
     /// Who approved it; none for a route that is not approved.
     #[serde(default)]
@@ -237,12 +266,13 @@ pub struct Route {
 }
 
 /// The address that traffic to a route leaves with.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RouteEgress {
     /// Whose traffic, in the words of the policy; that of everybody else when there is none.
     #[serde(rename = "for", default)]
     pub of: Option<String>,
     /// The address.
+    #[schemars(with = "String")]
     pub address: IpAddr,
     /// Whether the relay's host has it, as its agent last said. While it has not, nothing comes
     /// back to what leaves with it.
@@ -250,14 +280,16 @@ pub struct RouteEgress {
 }
 
 /// `POST /api/v1/nodes/NODE/routes/egress`
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ChooseEgress {
     /// The routes, which the node must advertise.
+    #[schemars(with = "std::collections::BTreeSet<String>")]
     pub prefixes: BTreeSet<IpNet>,
     /// What new connections leave with: an address of the node's host. What was chosen is taken
     /// back when there is none.
     #[serde(default)]
+    #[schemars(with = "Option<String>")]
     pub address: Option<IpAddr>,
     /// Whose connections, in the words of the policy. Of everybody for whom nothing else is chosen
     /// when it is empty; where choices are taken back, all of them.
@@ -266,7 +298,7 @@ pub struct ChooseEgress {
 }
 
 /// `PUT /api/v1/nodes/NODE/name`
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RenameNode {
     /// The new name.
@@ -274,24 +306,26 @@ pub struct RenameNode {
 }
 
 /// `PUT /api/v1/nodes/NODE/tags`
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TagNode {
     /// Its tags from now on. At least one.
+    #[schemars(with = "std::collections::BTreeSet<String>")]
     pub tags: BTreeSet<Tag>,
 }
 
 /// `POST /api/v1/nodes/NODE/routes/approve`, `.../reject` and `.../reset`
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DecideRoutes {
     /// The prefixes. The node must advertise each; what was decided can also be taken back from
     /// one that it advertised before.
+    #[schemars(with = "std::collections::BTreeSet<String>")]
     pub prefixes: BTreeSet<IpNet>,
 }
 
 /// An error answer (RFC 9457).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AdminProblem {
     /// Which kind of problem this is: a URI that only names it.
     #[serde(rename = "type", default)]
@@ -301,6 +335,7 @@ pub struct AdminProblem {
     pub title: String,
     /// What is wrong.
     #[serde(flatten)]
+    #[schemars(with = "schema::ProblemDetails")]
     pub problem: ProblemDetails,
     /// For a policy: the places in the text, drawn for a terminal.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -6,11 +6,19 @@ use crate::{
     cluster::{Cluster, Role},
     engine::Engine,
     group_commit::GroupCommit,
+    metrics::Metrics,
     presence::Presence,
     replay::ReplayCache,
     store::{CoordinatorRow, Store, StoreError},
 };
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use weir_protocol::Pin;
 
@@ -42,6 +50,8 @@ pub(crate) struct Coordinator {
     pub signatures: GroupCommit,
     /// Where it is left what nodes report.
     pub reports: GroupCommit,
+    /// What is counted where requests are answered.
+    pub metrics: Arc<Metrics>,
     /// What checks the passwords of admins.
     pub passwords: Passwords,
     /// What it is known by.
@@ -50,6 +60,7 @@ pub(crate) struct Coordinator {
     pub state_dir: PathBuf,
     /// What the other coordinators on the database know it as.
     pub member: CoordinatorRow,
+    stopping: AtomicBool,
     _cluster: Option<Cluster>,
 }
 
@@ -85,12 +96,24 @@ impl Coordinator {
             engine,
             presence,
             replay: ReplayCache::new(accepted),
+            metrics: Arc::default(),
             passwords: Passwords::default(),
+            stopping: AtomicBool::new(false),
             identity,
             state_dir,
             member,
             _cluster: cluster,
         };
         Ok((Arc::new(coordinator), task))
+    }
+
+    /// Says that it stops: whoever spreads requests over several coordinators sends no more.
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it stops.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
     }
 }

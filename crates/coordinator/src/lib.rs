@@ -31,6 +31,7 @@ mod coordinator;
 mod engine;
 mod enrolment;
 mod group_commit;
+mod metrics;
 mod presence;
 mod refusal;
 mod replay;

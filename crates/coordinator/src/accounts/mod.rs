@@ -15,7 +15,7 @@ pub(crate) use token::{AdminToken, SetupCode};
 use crate::{
     clock,
     refusal::Refusal,
-    store::{AccountRow, Actor, Store},
+    store::{AccountRow, Actor, Store, StoreError},
 };
 use password::{hash, verify};
 use std::{
@@ -25,6 +25,7 @@ use std::{
 };
 use throttle::Throttle;
 use tokio::{sync::Semaphore, time::timeout};
+use weir_overlay::KeyId;
 
 /// How many passwords are hashed at a time: each takes 19 MiB and a processor.
 const AT_ONCE: usize = 2;
@@ -194,9 +195,13 @@ pub(crate) async fn authenticate(
         .last_used_at
         .is_none_or(|last| now - last >= LAST_USED_STEP)
     {
-        let mut tx = store.note().await?;
-        tx.use_admin_token(&row.id, now).await?;
-        tx.commit().await?;
+        // Reading must go on when nothing can be written, on a full disk for one.
+        if let Err(error) = note_use(store, &row.id, now).await {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "cannot note that a token was used"
+            );
+        }
     }
     Ok(Caller {
         actor: Actor::Token {
@@ -207,4 +212,10 @@ pub(crate) async fn authenticate(
         },
         scopes: row.scopes,
     })
+}
+
+async fn note_use(store: &Store, id: &KeyId, now: i64) -> Result<(), StoreError> {
+    let mut tx = store.note().await?;
+    tx.use_admin_token(id, now).await?;
+    tx.commit().await
 }

@@ -9,6 +9,7 @@ mod backup;
 mod diff;
 mod explain;
 mod keys;
+mod metrics;
 mod nodes;
 mod page;
 mod policy;
@@ -16,6 +17,7 @@ mod route_egress;
 mod routes;
 mod tokens;
 mod users;
+mod versions;
 
 pub(crate) use accounts::{create_user, grant_admin, log_in, offer_setup, revoke_admin, set_up};
 pub(crate) use audit::{list_audit, verify_audit};
@@ -23,12 +25,14 @@ pub(crate) use backup::{Scratch, back_up, remove_scratch, restore};
 pub(crate) use diff::diff_policies;
 pub(crate) use explain::explain_policy;
 pub(crate) use keys::{create_key, list_keys, revoke_key};
+pub(crate) use metrics::{metrics, reach_store};
 pub(crate) use nodes::{delete_node, list_nodes, rename_node, show_node, tag_node};
 pub(crate) use policy::{get_policy, policy_history, roll_back_policy, set_policy, test_policy};
 pub(crate) use route_egress::choose_egress;
 pub(crate) use routes::{decide_routes, list_routes};
 pub(crate) use tokens::{create_token, list_tokens, revoke_token};
 pub(crate) use users::{delete_user, list_users};
+pub(crate) use versions::{Expected, Versioned};
 
 use crate::{
     Coordinator, api, clock,

@@ -1,6 +1,6 @@
 //! Nodes.
 
-use super::{find_node, now, page::Wanted, publish, time};
+use super::{Expected, Versioned, find_node, now, page::Wanted, publish, time, versions};
 use crate::{
     Coordinator, api, enrolment,
     refusal::Refusal,
@@ -68,15 +68,21 @@ pub(crate) async fn list_nodes(
     page.try_map(|node| describe(coordinator, node, &routes))
 }
 
-/// One node, by name or id.
+/// One node, by name or id, and its version.
 ///
 /// # Errors
 /// [`Refusal`].
-pub(crate) async fn show_node(coordinator: &Coordinator, node: &str) -> Result<api::Node, Refusal> {
+pub(crate) async fn show_node(
+    coordinator: &Coordinator,
+    node: &str,
+) -> Result<Versioned<api::Node>, Refusal> {
     let mut tx = coordinator.store.read().await?;
     let row = find_node(&mut tx, node).await?;
     let routes = tx.routes_of(row.id).await?;
-    describe(coordinator, row, &routes)
+    Ok(Versioned {
+        version: versions::of_node(&row),
+        of: describe(coordinator, row, &routes)?,
+    })
 }
 
 /// Deletes a node. When this returns, no map of any other node has it.
@@ -87,9 +93,11 @@ pub(crate) async fn delete_node(
     coordinator: &Coordinator,
     actor: &Actor,
     node: &str,
+    expected: &Expected,
 ) -> Result<api::Node, Refusal> {
     let mut tx = coordinator.store.write().await?;
     let row = find_node(&mut tx, node).await?;
+    expected.check(Some(&versions::of_node(&row)))?;
     let routes = tx.routes_of(row.id).await?;
     let gone = describe(coordinator, row.clone(), &routes)?;
     tx.delete_node(row.id).await?;
@@ -114,12 +122,14 @@ pub(crate) async fn rename_node(
     actor: &Actor,
     node: &str,
     name: &str,
-) -> Result<api::Node, Refusal> {
+    expected: &Expected,
+) -> Result<Versioned<api::Node>, Refusal> {
     let name: NodeName = name.parse().map_err(|error: weir_overlay::NameError| {
         Refusal::new(ErrorCode::BadRequest, error.to_string())
     })?;
     let mut tx = coordinator.store.write().await?;
     let row = find_node(&mut tx, node).await?;
+    expected.check(Some(&versions::of_node(&row)))?;
     let taken = tx
         .nodes()
         .await?
@@ -154,7 +164,8 @@ pub(crate) async fn tag_node(
     actor: &Actor,
     node: &str,
     tags: &BTreeSet<Tag>,
-) -> Result<api::Node, Refusal> {
+    expected: &Expected,
+) -> Result<Versioned<api::Node>, Refusal> {
     if tags.is_empty() {
         return Err(Refusal::new(
             ErrorCode::BadRequest,
@@ -163,6 +174,7 @@ pub(crate) async fn tag_node(
     }
     let mut tx = coordinator.store.write().await?;
     let row = find_node(&mut tx, node).await?;
+    expected.check(Some(&versions::of_node(&row)))?;
     tx.set_node_tags(row.id, tags).await?;
     tx.set_node_user(row.id, None).await?;
     let entry = AuditEntry {

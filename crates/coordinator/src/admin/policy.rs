@@ -1,6 +1,6 @@
 //! The policy: read, set, tried, and set back.
 
-use super::{now, page::Wanted, publish, time};
+use super::{Expected, Versioned, now, page::Wanted, publish, time, versions};
 use crate::{
     Coordinator, api,
     refusal::Refusal,
@@ -26,6 +26,7 @@ struct Change<'a> {
     /// What the text is called in diagnostics.
     source: &'a str,
     if_revision: Option<u64>,
+    expected: &'a Expected,
     note: &'a str,
     /// For the audit log.
     action: &'static str,
@@ -38,17 +39,20 @@ struct Change<'a> {
 pub(crate) async fn get_policy(
     coordinator: &Coordinator,
     revision: Option<u64>,
-) -> Result<api::Policy, Refusal> {
+) -> Result<Versioned<api::Policy>, Refusal> {
     let mut tx = coordinator.store.read().await?;
     let found = stored(&mut tx, revision).await?;
     let in_force = coordinator.engine.policy().status.revision == Some(found.revision);
-    Ok(api::Policy {
-        revision: found.revision,
-        text: found.text,
-        saved: time("time", found.saved_at)?,
-        saved_by: found.saved_by,
-        note: found.note,
-        in_force,
+    Ok(Versioned {
+        version: versions::of_policy(found.revision),
+        of: api::Policy {
+            revision: found.revision,
+            text: found.text,
+            saved: time("time", found.saved_at)?,
+            saved_by: found.saved_by,
+            note: found.note,
+            in_force,
+        },
     })
 }
 
@@ -136,7 +140,8 @@ pub(crate) async fn set_policy(
     coordinator: &Coordinator,
     actor: &Actor,
     request: api::SetPolicy,
-) -> Result<api::SetPolicyDone, Refusal> {
+    expected: &Expected,
+) -> Result<Versioned<api::SetPolicyDone>, Refusal> {
     let note = request.note.trim();
     if note.chars().count() > MAX_NOTE || note.chars().any(char::is_control) {
         let detail = format!("a note is one line of at most {MAX_NOTE} characters");
@@ -146,10 +151,15 @@ pub(crate) async fn set_policy(
         text: &request.text,
         source: request.source.as_deref().unwrap_or(DEFAULT_SOURCE),
         if_revision: request.if_revision,
+        expected,
         note,
         action: "policy.set",
     };
-    save(coordinator, actor, change).await
+    let done = save(coordinator, actor, change).await?;
+    Ok(Versioned {
+        version: versions::of_policy(done.revision),
+        of: done,
+    })
 }
 
 /// Saves the text of an older revision as the newest: it must be valid and pass its tests in the
@@ -169,6 +179,7 @@ pub(crate) async fn roll_back_policy(
         text: &old.text,
         source: &format!("revision {revision}"),
         if_revision: request.if_revision,
+        expected: &Expected::Any,
         note: &format!("back to revision {revision}"),
         action: "policy.rollback",
     };
@@ -186,6 +197,8 @@ async fn save(
     let mut tx = coordinator.store.write().await?;
     let before = newest(&mut tx).await?;
     check_revision(before.as_ref(), change.if_revision)?;
+    let version = before.as_ref().map(|row| versions::of_policy(row.revision));
+    change.expected.check(version.as_deref())?;
     let state = snapshot::read(&mut tx).await?;
     weir_netmap::verify(&state, &policy).map_err(|findings| {
         let detail = "the policy does not pass its own tests, and nothing was changed";

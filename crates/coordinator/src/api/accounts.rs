@@ -3,12 +3,13 @@
 use super::User;
 use crate::accounts::Scopes;
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use weir_overlay::KeyId;
 
 /// `POST /api/v1/users`
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateUser {
     /// The name.
@@ -22,7 +23,7 @@ pub struct CreateUser {
 }
 
 /// `PUT /api/v1/users/NAME/admin`
-#[derive(Clone, Default, Serialize, Deserialize)]
+#[derive(Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GrantAdmin {
     /// The password: 15 characters or more. One is made when none is given.
@@ -31,7 +32,7 @@ pub struct GrantAdmin {
 }
 
 /// The answer to [`CreateUser`] and [`GrantAdmin`].
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
 pub struct CreatedUser {
     /// The user.
     #[serde(flatten)]
@@ -42,7 +43,7 @@ pub struct CreatedUser {
 }
 
 /// `POST /api/v1/setup`: makes the first admin.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SetUp {
     /// The code that `coordinator serve` printed.
@@ -54,7 +55,7 @@ pub struct SetUp {
 }
 
 /// `POST /api/v1/login`: makes a token of a name and a password.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LogIn {
     /// The admin's name.
@@ -64,7 +65,7 @@ pub struct LogIn {
 }
 
 /// Whether a token still works.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum TokenState {
     /// It does.
@@ -76,42 +77,48 @@ pub enum TokenState {
 }
 
 /// A token of the admin API, without its secret.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Token {
     /// Its public half.
+    #[schemars(with = "String")]
     pub id: KeyId,
     /// What it is for.
     pub name: String,
     /// Whether it still works.
     pub state: TokenState,
     /// What it may be used for.
+    #[schemars(with = "std::collections::BTreeSet<String>")]
     pub scopes: Scopes,
     /// The admin who logged in for it; none when it was made for a program.
     pub account: Option<String>,
     /// Who made it.
     pub created_by: String,
     /// When it was made.
+    #[schemars(with = "String")]
     pub created: Timestamp,
     /// From when on it is refused.
+    #[schemars(with = "String")]
     pub expires: Timestamp,
     /// When it was last used, to a minute; none when it never was.
+    #[schemars(with = "Option<String>")]
     pub last_used: Option<Timestamp>,
 }
 
 /// `POST /api/v1/tokens`
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateToken {
     /// What it is for: one line.
     pub name: String,
     /// What it may be used for; no more than the token that it is made with.
+    #[schemars(with = "std::collections::BTreeSet<String>")]
     pub scopes: Scopes,
     /// For how many seconds it is valid.
     pub expires_in_seconds: u64,
 }
 
 /// The answer to [`CreateToken`] and [`LogIn`]: the only time that the secret is shown.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
 pub struct CreatedToken {
     /// The whole token.
     pub token: String,

@@ -1,11 +1,12 @@
 //! The audit log.
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// Which entries of the audit log are wanted.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AuditQuery {
     /// The `next` of the page before; none for the newest entries.
@@ -20,11 +21,12 @@ pub struct AuditQuery {
 }
 
 /// `GET /api/v1/audit`: an entry of the audit log, the newest first.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AuditEntry {
     /// Its number, from 1, without gaps.
     pub id: u64,
     /// When.
+    #[schemars(with = "String")]
     pub at: Timestamp,
     /// Who.
     pub actor: String,
@@ -43,7 +45,7 @@ pub struct AuditEntry {
 }
 
 /// `GET /api/v1/audit/verify?head=NUMBER:HASH`: whether the audit log is what was written.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AuditReport {
     /// How many entries there are.
     pub entries: u64,

@@ -2,6 +2,7 @@
 
 use axum::body::Bytes;
 use futures_util::{Stream, stream};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::{io, path::PathBuf};
 use tokio::{fs::File, io::AsyncReadExt};
@@ -10,9 +11,10 @@ use tokio::{fs::File, io::AsyncReadExt};
 const CHUNK: usize = 64 << 10;
 
 /// `POST /api/v1/restore`, with a backup as it came from `GET /api/v1/backup`: what became of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Restored {
     /// Where the coordinator keeps a backup of what was there before.
+    #[schemars(with = "String")]
     pub kept: PathBuf,
     /// How many nodes there are now.
     pub nodes: u64,

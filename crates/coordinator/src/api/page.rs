@@ -1,10 +1,12 @@
 //! Long lists, a page at a time.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A part of a list. Whatever is added or removed meanwhile, following `next` to the end gives
 /// everything that was there all the time exactly once.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "PageOf{T}")]
 pub struct Page<T> {
     /// The part.
     pub items: Vec<T>,
@@ -30,7 +32,7 @@ impl<T> Page<T> {
 }
 
 /// Which part of a list is wanted.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PageQuery {
     /// The `next` of the page before; none for the first.

@@ -2,6 +2,7 @@
 
 use ipnet::IpNet;
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, net::IpAddr};
 use weir_overlay::{AddressSet, NodeName};
@@ -9,7 +10,7 @@ use weir_policy::{Diagnostic, Severity};
 use weir_protocol::{IpProtocol, PortRange};
 
 /// Which policy is in force.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PolicyStatus {
     /// Its revision; none while nobody has set a policy, so that nothing is granted.
     pub revision: Option<u64>,
@@ -22,13 +23,14 @@ pub struct PolicyStatus {
 }
 
 /// `GET /api/v1/policy`, and `GET /api/v1/policy/revisions/REVISION`: a stored policy.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Policy {
     /// Its number, from 1.
     pub revision: u64,
     /// Its text.
     pub text: String,
     /// When it was saved.
+    #[schemars(with = "String")]
     pub saved: Timestamp,
     /// By whom.
     pub saved_by: String,
@@ -40,11 +42,12 @@ pub struct Policy {
 }
 
 /// `GET /api/v1/policy/revisions`: one of the policies that were ever saved, the newest first.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PolicyRevision {
     /// Its number, from 1.
     pub revision: u64,
     /// When it was saved.
+    #[schemars(with = "String")]
     pub saved: Timestamp,
     /// By whom.
     pub saved_by: String,
@@ -57,7 +60,7 @@ pub struct PolicyRevision {
 }
 
 /// `PUT /api/v1/policy`
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SetPolicy {
     /// The new text.
@@ -75,7 +78,7 @@ pub struct SetPolicy {
 }
 
 /// `POST /api/v1/policy/rollback`
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RollBackPolicy {
     /// The revision whose text is to be in force again.
@@ -86,7 +89,7 @@ pub struct RollBackPolicy {
 }
 
 /// The answer to [`SetPolicy`] and [`RollBackPolicy`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SetPolicyDone {
     /// The revision in force now.
     pub revision: u64,
@@ -97,7 +100,7 @@ pub struct SetPolicyDone {
 }
 
 /// `POST /api/v1/policy/test`
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TestPolicy {
     /// The text.
@@ -108,7 +111,7 @@ pub struct TestPolicy {
 }
 
 /// The answer to [`TestPolicy`]: it could be set. A policy that could not is an error.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PolicyTested {
     /// How many tests it has. All pass.
     pub tests: usize,
@@ -119,7 +122,7 @@ pub struct PolicyTested {
 }
 
 /// One thing that is wrong with a policy.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Finding {
     /// `error`, or `warning` for what is only mentioned beside the errors.
     pub severity: String,
@@ -150,7 +153,7 @@ impl From<Diagnostic> for Finding {
 }
 
 /// `POST /api/v1/policy/explain`
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExplainPolicy {
     /// Who sends: a node's name, an address, a user, a group or a tag.
@@ -160,15 +163,18 @@ pub struct ExplainPolicy {
     /// To which port. Without effect for protocols that have none.
     pub port: u16,
     /// The protocol. ICMP stands for that of IPv6, too.
+    #[schemars(with = "u8")]
     pub protocol: IpProtocol,
 }
 
 /// One end of a connection.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct End {
     /// The node that has the address; none for an address behind a relay.
+    #[schemars(with = "Option<String>")]
     pub node: Option<NodeName>,
     /// The address.
+    #[schemars(with = "String")]
     pub address: IpAddr,
     /// The prefix or range that the address is the first of, when the question was about more than
     /// one address: the answer is for this one.
@@ -177,13 +183,14 @@ pub struct End {
 }
 
 /// The answer to [`ExplainPolicy`], one for each pair of addresses that the two texts stand for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Explained {
     /// Who sends.
     pub source: End,
     /// Where to.
     pub destination: End,
     /// The protocol.
+    #[schemars(with = "u8")]
     pub protocol: IpProtocol,
     /// The port.
     pub port: u16,
@@ -192,24 +199,26 @@ pub struct Explained {
     /// The rules that allow it.
     pub rules: Vec<ExplainedRule>,
     /// The nodes that have the destination, or serve it by an approved route.
+    #[schemars(with = "Vec<String>")]
     pub served_by: Vec<NodeName>,
     /// When nothing allows it: the rule that comes closest, if one has to do with it.
     pub closest: Option<ClosestRule>,
 }
 
 /// A rule that allows a connection.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExplainedRule {
     /// Where the policy says so: `acls[2], line 14`.
     pub origin: String,
     /// That line of the policy.
     pub text: String,
     /// The nodes that let the connection in by it.
+    #[schemars(with = "Vec<String>")]
     pub at: Vec<NodeName>,
 }
 
 /// A rule that nearly allows a connection.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ClosestRule {
     /// Where the policy says so.
     pub origin: String,
@@ -220,7 +229,7 @@ pub struct ClosestRule {
 }
 
 /// Which policy is meant.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum PolicyRef {
     /// The one in force.
@@ -237,7 +246,7 @@ pub enum PolicyRef {
 }
 
 /// `POST /api/v1/policy/diff`
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DiffPolicies {
     /// The one.
@@ -247,7 +256,7 @@ pub struct DiffPolicies {
 }
 
 /// The answer to [`DiffPolicies`]: what changes in the network as it is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PolicyDiff {
     /// What only the new policy allows.
     pub gains: Vec<AccessChange>,
@@ -260,31 +269,39 @@ pub struct PolicyDiff {
 }
 
 /// Traffic that one of two policies allows.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AccessChange {
     /// The node that lets it in: it has the destination, or serves it.
+    #[schemars(with = "String")]
     pub at: NodeName,
     /// Whether the destination is this node itself.
     pub is_node: bool,
     /// The nodes among the sources.
+    #[schemars(with = "std::collections::BTreeSet<String>")]
     pub nodes: BTreeSet<NodeName>,
     /// Where it comes from.
+    #[schemars(with = "Vec<String>")]
     pub sources: AddressSet,
     /// Where it goes.
+    #[schemars(with = "Vec<String>")]
     pub destinations: AddressSet,
     /// The protocols.
+    #[schemars(with = "std::collections::BTreeSet<u8>")]
     pub protocols: BTreeSet<IpProtocol>,
     /// The ports; all for protocols that have none.
+    #[schemars(with = "Vec<super::schema::PortRange>")]
     pub ports: Vec<PortRange>,
     /// Where the policy that allows it says so.
     pub origin: String,
 }
 
 /// A route that only one of two policies puts in force.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RouteChange {
     /// The node that advertises it.
+    #[schemars(with = "String")]
     pub node: NodeName,
     /// The destination.
+    #[schemars(with = "String")]
     pub prefix: IpNet,
 }

@@ -21,6 +21,7 @@ pub(super) struct Config {
     pub(super) url: Option<String>,
     pub(super) socket: Option<PathBuf>,
     pub(super) log_level: Option<String>,
+    pub(super) metrics_listen: Option<SocketAddr>,
 }
 
 impl Config {

@@ -17,6 +17,7 @@ mod status;
 mod tokens;
 mod users;
 
+use crate::server::admin_api::openapi_document;
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 use client::Client;
@@ -50,7 +51,8 @@ struct Arguments {
     socket: Option<PathBuf>,
     /// The settings file [default: /etc/weir/coordinator.toml, if it exists]
     ///
-    /// TOML with the keys state-dir, database, listen, url, socket and log-level. Flags win.
+    /// TOML with the keys state-dir, database, listen, url, socket, metrics-listen and log-level.
+    /// Flags win.
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Print JSON for programs instead of text for people
@@ -93,6 +95,9 @@ enum Verb {
     Status,
     /// Print the version of this program
     Version,
+    /// Print the description of the admin API, as in docs/openapi.json
+    #[command(hide = true)]
+    Openapi,
     /// Write the manual pages, as the package has them
     #[command(hide = true)]
     Manual {
@@ -151,6 +156,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             Verb::Restore(restore) => restore.run(&context).await,
             Verb::Status => status::show(&context).await,
             Verb::Version => status::version(&context),
+            Verb::Openapi => output::json(&openapi_document()),
             Verb::Manual { directory } => manual::write(command(), &directory),
         }
     })

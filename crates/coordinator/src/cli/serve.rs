@@ -56,6 +56,13 @@ pub(super) struct Serve {
     /// the port]
     #[arg(long, value_name = "URL")]
     url: Option<String>,
+    /// Serve metrics and health without TLS and without a token at this address and port too, such
+    /// as 127.0.0.1:9464 [default: nowhere]
+    ///
+    /// They are always at /metrics, /healthz and /readyz of the port for agents; /metrics takes a
+    /// token with the scope metrics:read there.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    metrics_listen: Option<SocketAddr>,
     /// What to log: error, warn, info, debug, trace, or a filter such as info,hyper=debug
     /// [default: info]
     ///
@@ -89,6 +96,7 @@ impl Serve {
             listen: self.listen.or(config.listen).unwrap_or(DEFAULT_LISTEN),
             url: url.map(|url| url.trim_end_matches('/').to_owned()),
             socket,
+            metrics_listen: self.metrics_listen.or(config.metrics_listen),
         };
         // Before anything is announced: a stop that comes right then must not be lost.
         let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
@@ -150,6 +158,7 @@ fn announce(server: &Server, settings: &Settings, json: bool) -> anyhow::Result<
             "pin": identity.pin,
             "state_dir": settings.state_dir,
             "socket": settings.socket,
+            "metrics_listen": server.metrics_listen(),
             "setup_code": server.setup_code(),
         }));
     }

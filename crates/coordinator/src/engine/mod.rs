@@ -22,6 +22,7 @@ use crate::{
     api::PolicyStatus,
     clock,
     cluster::Role,
+    metrics::NetworkFigures,
     presence::Presence,
     snapshot,
     store::{Changes, Store, StoreError},
@@ -62,6 +63,7 @@ pub(crate) struct Engine {
     maps: Arc<Maps>,
     /// Whether a new number for maps is wanted, even if nothing changed.
     number_wanted: Arc<AtomicBool>,
+    figures: Arc<NetworkFigures>,
 }
 
 /// Why the network was not brought up to what is stored.
@@ -103,6 +105,7 @@ impl Engine {
         let (done_sender, done) = watch::channel(0);
         let (policy_sender, policy) = watch::channel(Arc::new(in_force));
         let number_wanted = Arc::default();
+        let figures: Arc<NetworkFigures> = Arc::default();
         let relays = maps.ask(|network| {
             let nodes = network.state().nodes.values();
             nodes
@@ -116,6 +119,7 @@ impl Engine {
             maps: Arc::clone(&maps),
             policy: policy_sender,
             number_wanted: Arc::clone(&number_wanted),
+            figures: Arc::clone(&figures),
             relays,
             absent: BTreeSet::new(),
             primaries,
@@ -134,6 +138,7 @@ impl Engine {
             policy,
             maps,
             number_wanted,
+            figures,
         };
         Ok((engine, running))
     }
@@ -192,6 +197,11 @@ impl Engine {
     #[must_use]
     pub(crate) fn routes(&self, node: NodeId) -> Vec<RouteStatus> {
         self.maps.ask(|network| network.network().routes(node))
+    }
+
+    /// What was measured.
+    pub(crate) fn figures(&self) -> &NetworkFigures {
+        &self.figures
     }
 
     /// The policy in force.
@@ -255,6 +265,7 @@ struct Task {
     maps: Arc<Maps>,
     policy: watch::Sender<Arc<PolicyInForce>>,
     number_wanted: Arc<AtomicBool>,
+    figures: Arc<NetworkFigures>,
     /// The nodes that advertise routes.
     relays: BTreeSet<NodeId>,
     /// Those of them that are absent, as the network was last made with.
@@ -384,12 +395,22 @@ impl Task {
             }
         }
         let number = changes.len();
+        let mut policies = changes.iter();
+        let took = match policies.any(|change| matches!(change, NetworkChange::Policy(_))) {
+            true => &self.figures.policy,
+            false => &self.figures.other,
+        };
+        let started = Instant::now();
         let mut touched = if changes::take_long(&changes) {
             let maps = Arc::clone(&self.maps);
             spawn_blocking(move || maps.apply_slowly(changes, generation)).await?
         } else {
             self.maps.apply(changes, generation)
         };
+        took.note(started.elapsed());
+        self.figures
+            .changes
+            .add(u64::try_from(number).unwrap_or(u64::MAX));
         tracing::info!(%generation, changes = number, nodes = touched.len(), "the network changed");
         self.untold.append(&mut touched);
         Ok(Made::Newest)

@@ -7,12 +7,15 @@ mod audit;
 mod backup;
 mod endpoints;
 mod extract;
+mod health;
 mod idempotency;
 mod network;
+mod openapi;
 mod policy;
 
 pub(super) use access::LocalUser;
 pub(super) use idempotency::Repeated;
+pub(crate) use openapi::document as openapi_document;
 
 use super::answer;
 use crate::{Coordinator, api::PATH_PREFIX, refusal::Refusal};
@@ -22,6 +25,7 @@ use axum::{
     extract::{DefaultBodyLimit, State},
     middleware::from_fn_with_state,
 };
+use endpoints::Endpoint;
 use idempotency::{ShownOnce, once};
 use std::sync::Arc;
 
@@ -35,10 +39,20 @@ const MAX_BODY_BYTES: usize = 8 << 20;
 /// The longest request of somebody who is not known: a name and a password fit.
 const MAX_STRANGERS_BODY_BYTES: usize = 4 << 10;
 
-/// The paths of the admin API, each behind the scope that it needs.
+/// All paths, each behind the scope that it needs.
 pub(super) fn routes(coordinator: &Arc<Coordinator>) -> Router<Arc<Coordinator>> {
-    let mut api = Router::new();
-    for endpoint in endpoints::all() {
+    let api = guarded(endpoints::all(), coordinator);
+    Router::new()
+        .nest(PATH_PREFIX, api)
+        .merge(guarded(endpoints::plain(), coordinator))
+}
+
+fn guarded(
+    endpoints: impl IntoIterator<Item = Endpoint>,
+    coordinator: &Arc<Coordinator>,
+) -> Router<Arc<Coordinator>> {
+    let mut router = Router::new();
+    for endpoint in endpoints {
         let gate = Gate {
             coordinator: Arc::clone(coordinator),
             access: endpoint.access,
@@ -56,9 +70,21 @@ pub(super) fn routes(coordinator: &Arc<Coordinator>) -> Router<Arc<Coordinator>>
         let guarded = handler
             .route_layer(DefaultBodyLimit::max(limit))
             .route_layer(from_fn_with_state(gate, access::authorize));
-        api = api.route(endpoint.path, guarded);
+        router = router.route(endpoint.path, guarded);
     }
-    Router::new().nest(PATH_PREFIX, api)
+    router
+}
+
+/// What is served to whoever can reach the address that was set for it: metrics and health.
+pub(super) fn open_router(coordinator: Arc<Coordinator>) -> Router {
+    let open = endpoints::plain().map(|endpoint| Endpoint {
+        access: Access::Anyone,
+        ..endpoint
+    });
+    guarded(open, &coordinator)
+        .fallback(answer::no_such_path)
+        .method_not_allowed_fallback(answer::no_such_method)
+        .with_state(coordinator)
 }
 
 /// What the unix socket serves.

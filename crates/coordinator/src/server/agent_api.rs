@@ -14,6 +14,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::post,
 };
+use futures_util::TryStreamExt;
 use std::sync::Arc;
 use tokio::sync::{Semaphore, watch};
 use weir_protocol::{
@@ -57,7 +58,14 @@ async fn register(
 ) -> Result<Json<RegisterResponse>, Refusal> {
     let policy = coordinator.engine.policy();
     let (store, sender) = (&coordinator.store, request.sender);
-    let response = enrolment::register(store, &policy.policy, request.body, sender).await?;
+    let response = enrolment::register(store, &policy.policy, request.body, sender).await;
+    if request.node.is_none() {
+        match &response {
+            Ok(_) => coordinator.metrics.enrolments.count(),
+            Err(_) => coordinator.metrics.enrolments_refused.count(),
+        }
+    }
+    let response = response?;
     if request.node.is_none() {
         // It was a stranger's request, and is a node's now.
         signed::remember(&coordinator, &request.signed).await?;
@@ -81,6 +89,11 @@ async fn map(
         first_maps,
         stopping,
         connected: coordinator.presence.connect(node.id),
+    });
+    let metrics = Arc::clone(&coordinator.metrics);
+    let lines = lines.inspect_ok(move |line| {
+        let bytes = u64::try_from(line.len()).unwrap_or(u64::MAX);
+        metrics.stream_bytes.add(bytes);
     });
     let content_type = [(CONTENT_TYPE, "application/x-ndjson")];
     Ok((content_type, Body::from_stream(lines)).into_response())

@@ -1,6 +1,6 @@
 //! The running server: listening sockets, TLS, both APIs, and how it starts and stops.
 
-mod admin_api;
+pub(crate) mod admin_api;
 mod agent_api;
 mod answer;
 mod listen;
@@ -50,6 +50,8 @@ pub struct Settings {
     pub url: Option<String>,
     /// The admin socket.
     pub socket: PathBuf,
+    /// Where metrics and health are served to whoever asks, without TLS; nowhere when not given.
+    pub metrics_listen: Option<SocketAddr>,
 }
 
 /// Why the server did not start.
@@ -119,6 +121,7 @@ pub struct Server {
     tasks: Vec<JoinHandle<()>>,
     socket_file: SocketFile,
     setup_code: Option<SetupCode>,
+    metrics_listen: Option<SocketAddr>,
 }
 
 impl Server {
@@ -145,6 +148,17 @@ impl Server {
                     address: settings.listen,
                     source,
                 })?;
+        let open_listener = match settings.metrics_listen {
+            Some(address) => Some(
+                TcpListener::bind(address)
+                    .await
+                    .map_err(|source| StartError::Listen { address, source })?,
+            ),
+            None => None,
+        };
+        let metrics_listen = open_listener
+            .as_ref()
+            .and_then(|listener| listener.local_addr().ok());
         let listen = listener.local_addr().unwrap_or(settings.listen);
         let url = settings.url.unwrap_or_else(|| default_url(listen));
         let tls = TlsIdentity::load_or_make(state_dir, &certificate_names(&url, listen))?;
@@ -179,13 +193,19 @@ impl Server {
         let agents = agent_api::router(Arc::clone(&coordinator), Stopping(seen.clone()));
         let admins = admin_api::router(Arc::clone(&coordinator));
         let agents = listen::serve(listener, tls.server_config(), agents, seen.clone());
-        let admins = socket::serve(admin_listener, admins, seen);
+        let admins = socket::serve(admin_listener, admins, seen.clone());
+        let mut tasks = vec![tokio::spawn(agents), tokio::spawn(admins), engine];
+        if let Some(listener) = open_listener {
+            let open = admin_api::open_router(Arc::clone(&coordinator));
+            tasks.push(tokio::spawn(socket::serve_open(listener, open, seen)));
+        }
         Ok(Self {
             coordinator,
             stopping,
-            tasks: vec![tokio::spawn(agents), tokio::spawn(admins), engine],
+            tasks,
             socket_file,
             setup_code,
+            metrics_listen,
         })
     }
 
@@ -202,8 +222,15 @@ impl Server {
         &self.coordinator.identity
     }
 
+    /// Where metrics and health are served to whoever asks.
+    #[must_use]
+    pub const fn metrics_listen(&self) -> Option<SocketAddr> {
+        self.metrics_listen
+    }
+
     /// Ends all streams and connections, and closes the store.
     pub async fn stop(self) {
+        self.coordinator.stop();
         self.stopping.send_replace(true);
         let Self {
             coordinator,

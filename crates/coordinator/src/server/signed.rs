@@ -4,6 +4,7 @@ use crate::{
     Coordinator, clock,
     enrolment::Sender,
     group_commit::Note,
+    metrics::Unsigned,
     refusal::Refusal,
     replay::{ReplayError, Signer, forget_at},
     store::NodeRow,
@@ -53,11 +54,14 @@ impl<T: DeserializeOwned> FromRequest<Arc<Coordinator>> for SignedRequest<T> {
             .get::<PeerAddress>()
             .map(|peer| peer.0.ip().to_canonical())
             .ok_or_else(|| bad_request("the request has no source address"))?;
-        let headers = signed_headers(&parts.headers)?;
+        let headers = signed_headers(&parts.headers)
+            .inspect_err(|_| coordinator.metrics.refused(Unsigned::Malformed))?;
         let bytes = read_body(body).await?;
         let now = clock::now();
         let method = parts.method.as_str();
-        let signed = verify(&headers, method, parts.uri.path(), &bytes, now).map_err(refusal)?;
+        let signed = verify(&headers, method, parts.uri.path(), &bytes, now)
+            .inspect_err(|error| coordinator.metrics.refused(reason(error)))
+            .map_err(refusal)?;
         let mut tx = coordinator.store.read().await?;
         let node = tx.node_by_machine(&signed.machine).await?;
         drop(tx);
@@ -68,6 +72,12 @@ impl<T: DeserializeOwned> FromRequest<Arc<Coordinator>> for SignedRequest<T> {
         coordinator
             .replay
             .accept(&signed, signer, now)
+            .inspect_err(|error| {
+                coordinator.metrics.refused(match error {
+                    ReplayError::Replayed => Unsigned::Replayed,
+                    ReplayError::Full => Unsigned::Full,
+                });
+            })
             .map_err(refuse)?;
         if node.is_some() {
             remember(coordinator, &signed).await?;
@@ -105,7 +115,16 @@ pub(super) async fn remember(coordinator: &Coordinator, signed: &Signed) -> Resu
     if coordinator.signatures.store(note).await? {
         return Ok(());
     }
+    coordinator.metrics.refused(Unsigned::Replayed);
     Err(refuse(ReplayError::Replayed))
+}
+
+const fn reason(error: &SignatureError) -> Unsigned {
+    match error {
+        SignatureError::Age { .. } => Unsigned::Clock,
+        SignatureError::Malformed(_) => Unsigned::Malformed,
+        SignatureError::Digest | SignatureError::Key(_) => Unsigned::Wrong,
+    }
 }
 
 fn refuse(error: ReplayError) -> Refusal {

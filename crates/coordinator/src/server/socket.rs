@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 use tokio::{
-    net::{UnixListener, UnixStream},
+    net::{TcpListener, UnixListener, UnixStream},
     sync::watch,
 };
 
@@ -72,6 +72,19 @@ impl Drop for SocketFile {
         if let Err(error) = fs::remove_file(&self.0) {
             tracing::debug!(path = %self.0.display(), %error, "cannot remove the admin socket");
         }
+    }
+}
+
+/// Serves metrics and health until `stopping` turns true.
+pub(super) async fn serve_open(
+    listener: TcpListener,
+    router: Router,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let served = axum::serve(listener, router)
+        .with_graceful_shutdown(async move { stop(&mut stopping).await });
+    if let Err(error) = served.await {
+        tracing::error!(%error, "metrics are served no more; restart the coordinator");
     }
 }
 

@@ -119,6 +119,7 @@ impl Store {
             pool: Pool::Sqlite(pool),
             writer: std::sync::Arc::default(),
             changes: std::sync::Arc::default(),
+            figures: std::sync::Arc::default(),
         };
         let done = self.replace_by(&source, keep, actor, now).await;
         source.close().await;

@@ -40,13 +40,14 @@ pub use rows::{
     PolicyRow, RevisionRow, RouteRow, UserRow,
 };
 
+use crate::metrics::StoreFigures;
 use dialect::{Inner, fetch_one};
 use sqlx::{PgPool, SqlitePool};
 use std::{
     fmt,
     str::FromStr,
     sync::{Arc, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{
     sync::{Mutex, OwnedMutexGuard},
@@ -75,6 +76,7 @@ pub struct Store {
     writer: Arc<Mutex<()>>,
     /// What was changed since somebody asked.
     changes: SharedChanges,
+    figures: Arc<StoreFigures>,
 }
 
 type SharedChanges = Arc<std::sync::Mutex<Changes>>;
@@ -174,6 +176,9 @@ pub struct Tx {
     changes: Changes,
     /// Where that is told once it is committed.
     told: SharedChanges,
+    /// When it began, or got its turn.
+    begun: Instant,
+    figures: Arc<StoreFigures>,
     /// The newest entry that was written to the audit log.
     recorded: Option<AuditHead>,
     /// Whether the claim of the request that is being worked on is stored.
@@ -195,6 +200,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`].
     pub async fn read(&self) -> Result<Tx, StoreError> {
+        let started = Instant::now();
         let inner = match &self.pool {
             Pool::Sqlite(pool) => pool.begin().await.map(Inner::Sqlite),
             Pool::Postgres(pool) => pool
@@ -203,6 +209,7 @@ impl Store {
                 .map(Inner::Postgres),
         };
         let inner = inner.map_err(StoreError::doing("begin to read the database"))?;
+        self.figures.begin.note(started.elapsed());
         Ok(self.begun(inner, None))
     }
 
@@ -213,6 +220,7 @@ impl Store {
     /// [`StoreError::Database`]; [`StoreError::Busy`] when the wait took longer than half a minute.
     pub async fn write(&self) -> Result<Tx, StoreError> {
         let doing = "begin to change the database";
+        let started = Instant::now();
         let turn = timeout(WRITE_DEADLINE, Arc::clone(&self.writer).lock_owned())
             .await
             .map_err(|_| StoreError::Busy)?;
@@ -229,6 +237,8 @@ impl Store {
                 .await
                 .map_err(StoreError::doing(doing))?;
         }
+        self.figures.turn.note(started.elapsed());
+        tx.begun = Instant::now();
         Ok(tx)
     }
 
@@ -261,10 +271,17 @@ impl Store {
             inner,
             changes: Changes::default(),
             told: Arc::clone(&self.changes),
+            begun: Instant::now(),
+            figures: Arc::clone(&self.figures),
             recorded: None,
             claimed: false,
             _turn: turn,
         }
+    }
+
+    /// What was measured of it.
+    pub(crate) fn figures(&self) -> &StoreFigures {
+        &self.figures
     }
 
     /// Closes the connections, so that nothing is left in the write-ahead log.
@@ -316,6 +333,7 @@ impl Tx {
             told.merge(self.changes);
         }
         committed.map_err(StoreError::doing("commit a change"))?;
+        self.figures.change.note(self.begun.elapsed());
         if let Some(head) = self.recorded {
             // Whoever keeps the log elsewhere can hold the audit log against it.
             tracing::info!(%head, "the audit log grew");

@@ -96,6 +96,26 @@ fn to_json<T: Serialize>(what: &'static str, value: &T) -> Result<String, StoreE
 }
 
 impl Tx {
+    /// The map that each node last said was in force.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn reported_generations(
+        &mut self,
+    ) -> Result<Vec<(NodeId, Option<Generation>)>, StoreError> {
+        let rows: Vec<(i64, Option<i64>)> = fetch_all!(
+            self,
+            "list what nodes reported",
+            "SELECT id, reported_generation FROM nodes"
+        )?;
+        let read = |(id, reported): (i64, Option<i64>)| {
+            let reported = reported.map(|number| unsigned("generation", number));
+            let reported = reported.transpose()?.map(Generation);
+            Ok((NodeId(unsigned("node id", id)?), reported))
+        };
+        rows.into_iter().map(read).collect()
+    }
+
     /// All nodes, by id.
     ///
     /// # Errors

@@ -113,6 +113,7 @@ impl Store {
             pool,
             writer: Arc::default(),
             changes: Arc::default(),
+            figures: Arc::default(),
         };
         store
             .tie_old_audit()
@@ -368,6 +369,7 @@ mod tests {
             pool: Pool::Sqlite(pool),
             writer: Arc::default(),
             changes: Arc::default(),
+            figures: Arc::default(),
         };
         for statement in [
             "INSERT INTO policies (text, saved_at, saved_by) VALUES ('{}', 7, 'somebody')",

@@ -1,12 +1,12 @@
 //! The admin API over TLS, as a program with a token uses it.
 
-use crate::{agent::client, server::TestServer};
+use crate::{agent::client, openapi::check_answer, server::TestServer};
 use http::Method;
 use serde_json::Value;
 
 pub(crate) struct Api {
     http: reqwest::Client,
-    base: String,
+    origin: String,
     token: Option<String>,
 }
 
@@ -39,7 +39,7 @@ impl Api {
     pub(crate) fn stranger(server: &TestServer) -> Self {
         Self {
             http: client(server.pin),
-            base: format!("https://{}/api/v1", server.address),
+            origin: format!("https://{}", server.address),
             token: None,
         }
     }
@@ -53,13 +53,19 @@ impl Api {
     pub(crate) fn bearing(&self, token: &str) -> Self {
         Self {
             http: self.http.clone(),
-            base: self.base.clone(),
+            origin: self.origin.clone(),
             token: Some(token.to_owned()),
         }
     }
 
+    /// A request for something below the API's prefix.
     pub(crate) fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
-        let request = self.http.request(method, format!("{}{path}", self.base));
+        self.request_to(method, &format!("/api/v1{path}"))
+    }
+
+    /// A request for any path.
+    pub(crate) fn request_to(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        let request = self.http.request(method, format!("{}{path}", self.origin));
         match &self.token {
             Some(token) => request.header("authorization", format!("Bearer {token}")),
             None => request,
@@ -79,14 +85,20 @@ impl Api {
     }
 }
 
+/// Sends a request, and holds the answer against the description of the API.
 pub(crate) async fn send(request: reqwest::RequestBuilder) -> Reply {
-    let response = request.send().await.unwrap();
+    let (client, request) = request.build_split();
+    let request = request.unwrap();
+    let (method, path) = (request.method().clone(), request.url().path().to_owned());
+    let response = client.execute(request).await.unwrap();
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
     let bytes = response.bytes().await.unwrap();
+    let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+    check_answer(&method, &path, status, &body);
     Reply {
         status,
         headers,
-        body: serde_json::from_slice(&bytes).unwrap_or(Value::Null),
+        body,
     }
 }
 

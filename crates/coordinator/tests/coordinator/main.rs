@@ -20,9 +20,13 @@ mod crash;
 #[cfg(test)]
 mod enrolment;
 #[cfg(test)]
+mod health;
+#[cfg(test)]
 mod idempotency;
 #[cfg(test)]
 mod map_stream;
+#[cfg(test)]
+mod openapi;
 #[cfg(test)]
 mod pages;
 #[cfg(test)]
@@ -49,3 +53,5 @@ mod store_of_accounts;
 mod store_of_requests;
 #[cfg(test)]
 mod stores;
+#[cfg(test)]
+mod versions;

@@ -28,6 +28,7 @@ pub(crate) fn settings(directory: &Path) -> Settings {
         listen: ([127, 0, 0, 1], 0).into(),
         url: None,
         socket: directory.join("admin.sock"),
+        metrics_listen: None,
     }
 }
 

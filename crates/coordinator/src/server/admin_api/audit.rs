@@ -3,6 +3,7 @@
 use super::{Answer, Shared, extract::Parameters};
 use crate::{admin, api, refusal::Refusal, store::AuditHead};
 use axum::{Json, extract::State};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use weir_protocol::ErrorCode;
 
@@ -13,8 +14,9 @@ pub(super) async fn list(
     admin::list_audit(&coordinator, query).await.map(Json)
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub(super) struct Verify {
+    /// The number and hash of an entry that was kept elsewhere, as NUMBER:HASH.
     head: Option<String>,
 }
 

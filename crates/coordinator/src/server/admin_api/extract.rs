@@ -1,13 +1,21 @@
 //! The parts of a request, refused in our own words and as `application/problem+json`.
 
-use crate::refusal::Refusal;
+use crate::{
+    admin::{Expected, Versioned},
+    refusal::Refusal,
+};
 use axum::{
     Json,
     extract::{FromRequest, FromRequestParts, Path, Query, Request, rejection::JsonRejection},
-    http::{StatusCode, request::Parts},
+    http::{
+        StatusCode,
+        header::{ETAG, IF_MATCH, IF_NONE_MATCH},
+        request::Parts,
+    },
+    response::{IntoResponse, Response},
 };
-use serde::de::DeserializeOwned;
-use std::time::Duration;
+use serde::{Serialize, de::DeserializeOwned};
+use std::{convert::Infallible, time::Duration};
 use tokio::time::timeout;
 use weir_protocol::ErrorCode;
 
@@ -50,6 +58,53 @@ fn refused(rejection: &JsonRejection) -> Refusal {
         ),
     };
     Refusal::new(code, what)
+}
+
+/// Which version of a thing the sender wants to change.
+pub(super) struct IfMatch(pub(super) Expected);
+
+impl<S: Sync> FromRequestParts<S> for IfMatch {
+    type Rejection = Refusal;
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
+        let Some(header) = parts.headers.get(IF_MATCH) else {
+            return Ok(Self(Expected::Any));
+        };
+        let header = header.to_str().map_err(|_| {
+            Refusal::new(
+                ErrorCode::BadRequest,
+                "If-Match is not an entity tag such as \"3\"",
+            )
+        })?;
+        Ok(Self(Expected::parse(header)))
+    }
+}
+
+/// What the sender knows already.
+pub(super) struct IfNoneMatch(Option<String>);
+
+impl<S: Sync> FromRequestParts<S> for IfNoneMatch {
+    type Rejection = Infallible;
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let header = parts.headers.get(IF_NONE_MATCH);
+        let known = header.and_then(|header| header.to_str().ok());
+        Ok(Self(known.map(str::to_owned)))
+    }
+}
+
+impl IfNoneMatch {
+    /// The thing, unless the sender knows this version of it.
+    pub(super) fn answer<T: Serialize>(self, found: Versioned<T>) -> Response {
+        let known = self.0.unwrap_or_default();
+        if known.split(',').any(|tag| tag.trim() == found.version) {
+            return (StatusCode::NOT_MODIFIED, [(ETAG, found.version)]).into_response();
+        }
+        versioned(found)
+    }
+}
+
+/// A thing with its version.
+pub(super) fn versioned<T: Serialize>(found: Versioned<T>) -> Response {
+    ([(ETAG, found.version)], Json(found.of)).into_response()
 }
 
 /// What stands in the path in the place of its parameter.

@@ -3,11 +3,11 @@
 use super::{
     Answer, Secret, Shared,
     access::Admin,
-    extract::{Body, Parameters, Segment},
+    extract::{Body, IfMatch, IfNoneMatch, Parameters, Segment, versioned},
     idempotency::ShownOnce,
 };
-use crate::{accounts::Caller, admin, api, store::Decision};
-use axum::{Extension, Json, extract::State};
+use crate::{accounts::Caller, admin, api, refusal::Refusal, store::Decision};
+use axum::{Extension, Json, extract::State, response::Response};
 use weir_overlay::KeyId;
 
 pub(super) async fn status(State(coordinator): Shared) -> Answer<api::Status> {
@@ -66,17 +66,20 @@ pub(super) async fn list_nodes(
 
 pub(super) async fn show_node(
     State(coordinator): Shared,
+    known: IfNoneMatch,
     Segment(node): Segment<String>,
-) -> Answer<api::Node> {
-    admin::show_node(&coordinator, &node).await.map(Json)
+) -> Result<Response, Refusal> {
+    let found = admin::show_node(&coordinator, &node).await?;
+    Ok(known.answer(found))
 }
 
 pub(super) async fn delete_node(
     State(coordinator): Shared,
     Admin(actor): Admin,
+    IfMatch(expected): IfMatch,
     Segment(node): Segment<String>,
 ) -> Answer<api::Node> {
-    admin::delete_node(&coordinator, &actor, &node)
+    admin::delete_node(&coordinator, &actor, &node, &expected)
         .await
         .map(Json)
 }
@@ -84,23 +87,25 @@ pub(super) async fn delete_node(
 pub(super) async fn rename_node(
     State(coordinator): Shared,
     Admin(actor): Admin,
+    IfMatch(expected): IfMatch,
     Segment(node): Segment<String>,
     Body(request): Body<api::RenameNode>,
-) -> Answer<api::Node> {
-    admin::rename_node(&coordinator, &actor, &node, &request.name)
+) -> Result<Response, Refusal> {
+    admin::rename_node(&coordinator, &actor, &node, &request.name, &expected)
         .await
-        .map(Json)
+        .map(versioned)
 }
 
 pub(super) async fn tag_node(
     State(coordinator): Shared,
     Admin(actor): Admin,
+    IfMatch(expected): IfMatch,
     Segment(node): Segment<String>,
     Body(request): Body<api::TagNode>,
-) -> Answer<api::Node> {
-    admin::tag_node(&coordinator, &actor, &node, &request.tags)
+) -> Result<Response, Refusal> {
+    admin::tag_node(&coordinator, &actor, &node, &request.tags, &expected)
         .await
-        .map(Json)
+        .map(versioned)
 }
 
 pub(super) async fn list_routes(

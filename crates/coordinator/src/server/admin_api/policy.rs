@@ -3,22 +3,26 @@
 use super::{
     Answer, Shared,
     access::Admin,
-    extract::{Body, Parameters, Segment},
+    extract::{Body, IfMatch, IfNoneMatch, Parameters, Segment, versioned},
 };
-use crate::{admin, api};
-use axum::{Json, extract::State};
+use crate::{admin, api, refusal::Refusal};
+use axum::{Json, extract::State, response::Response};
 
-pub(super) async fn newest(State(coordinator): Shared) -> Answer<api::Policy> {
-    admin::get_policy(&coordinator, None).await.map(Json)
+pub(super) async fn newest(
+    State(coordinator): Shared,
+    known: IfNoneMatch,
+) -> Result<Response, Refusal> {
+    let found = admin::get_policy(&coordinator, None).await?;
+    Ok(known.answer(found))
 }
 
 pub(super) async fn revision(
     State(coordinator): Shared,
+    known: IfNoneMatch,
     Segment(revision): Segment<u64>,
-) -> Answer<api::Policy> {
-    admin::get_policy(&coordinator, Some(revision))
-        .await
-        .map(Json)
+) -> Result<Response, Refusal> {
+    let found = admin::get_policy(&coordinator, Some(revision)).await?;
+    Ok(known.answer(found))
 }
 
 pub(super) async fn history(
@@ -31,11 +35,12 @@ pub(super) async fn history(
 pub(super) async fn set(
     State(coordinator): Shared,
     Admin(actor): Admin,
+    IfMatch(expected): IfMatch,
     Body(request): Body<api::SetPolicy>,
-) -> Answer<api::SetPolicyDone> {
-    admin::set_policy(&coordinator, &actor, request)
+) -> Result<Response, Refusal> {
+    admin::set_policy(&coordinator, &actor, request, &expected)
         .await
-        .map(Json)
+        .map(versioned)
 }
 
 pub(super) async fn roll_back(
