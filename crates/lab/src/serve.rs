@@ -190,6 +190,23 @@ pub fn ask_udp(server: SocketAddr, from: Option<IpAddr>, deadline: Duration) -> 
     bail!("no answer from {server} within {deadline:?}")
 }
 
+/// Asks over UDP again and again from one socket, answers or not, as a program does that keeps a
+/// connection open. Ends after as long as a download may take.
+///
+/// # Errors
+/// There is no socket to be had.
+pub fn talk(server: SocketAddr, every: Duration) -> Result<()> {
+    let local = unspecified(server);
+    let socket = UdpSocket::bind((local, 0)).with_context(|| format!("cannot bind to {local}"))?;
+    let started = Instant::now();
+    while started.elapsed() < DOWNLOAD_LIMIT {
+        // What is refused here and now may be allowed later.
+        let _ = socket.send_to(b"whoami\n", server);
+        thread::sleep(every);
+    }
+    Ok(())
+}
+
 /// Downloads until nothing comes for `idle`, and prints each line with the time it arrived
 /// (milliseconds since 1970).
 ///

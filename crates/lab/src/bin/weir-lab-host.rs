@@ -45,6 +45,14 @@ enum Command {
     Tcp(Ask),
     /// Ask a server over UDP which address we come from
     Udp(Ask),
+    /// Ask a server over UDP again and again from one socket, answers or not
+    Talk {
+        /// The server
+        server: SocketAddr,
+        /// Milliseconds between two questions
+        #[arg(long, default_value_t = 100)]
+        every: u64,
+    },
     /// Send bytes to a server and take as many from it
     Transfer {
         /// The server
@@ -123,6 +131,7 @@ fn run(command: Command) -> Result<()> {
             let answer = serve::ask_udp(ask.server, ask.from, seconds(ask.timeout)?)?;
             Ok(writeln!(io::stdout(), "{answer}")?)
         }
+        Command::Talk { server, every } => serve::talk(server, Duration::from_millis(every)),
         Command::Transfer {
             server,
             bytes,
