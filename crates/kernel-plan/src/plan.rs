@@ -37,7 +37,12 @@ fn firewall_steps(
     if loaded == Some(wanted.fingerprint(link).as_str()) {
         return (Vec::new(), Vec::new());
     }
-    let known = in_force.filter(|old| loaded == Some(old.firewall.fingerprint(link).as_str()));
+    // Who has the table need not go through all grants for its fingerprint.
+    let is_loaded = |old: &&InForce| match &old.table {
+        Some(table) => loaded == Some(table.fingerprint()),
+        None => loaded == Some(old.firewall.fingerprint(link).as_str()),
+    };
+    let known = in_force.filter(is_loaded);
     let load = |firewall: &DesiredFirewall| {
         let table = known.and_then(|old| old.table.as_deref());
         let change = change(firewall, link, observed, table);

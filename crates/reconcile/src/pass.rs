@@ -357,7 +357,10 @@ impl<K: Kernel> Worker<K> {
         let known = self.loaded.as_ref().filter(|known| table.is(known));
         let is_loaded = |firewall: &DesiredFirewall| firewall.fingerprint(link) == *loaded;
         if let Some(in_force) = &mut self.in_force
-            && is_loaded(&in_force.firewall)
+            && in_force.table.as_ref().map_or_else(
+                || is_loaded(&in_force.firewall),
+                |of_it| of_it.fingerprint() == loaded,
+            )
         {
             in_force.table = known.cloned();
             return;

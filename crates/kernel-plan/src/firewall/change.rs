@@ -240,16 +240,17 @@ impl<'a> Difference<'a> {
         difference.gone_chains.extend(gone.map(String::as_str));
         for (name, set) in &new.sets {
             match old.sets.get(name) {
+                Some(before) if Arc::ptr_eq(before, set) => {}
                 Some(before) if before.shape == set.shape => {
                     if let Some(changed) = elements(name, before, set) {
                         difference.changed_sets.push(changed);
                     }
                 }
                 Some(before) => {
-                    difference.gone_sets.push((name, before));
-                    difference.new_sets.push((name, set));
+                    difference.gone_sets.push((name, before.as_ref()));
+                    difference.new_sets.push((name, set.as_ref()));
                 }
-                None => difference.new_sets.push((name, set)),
+                None => difference.new_sets.push((name, set.as_ref())),
             }
         }
         let gone = old
@@ -258,7 +259,7 @@ impl<'a> Difference<'a> {
             .filter(|(name, _)| !new.sets.contains_key(*name));
         difference
             .gone_sets
-            .extend(gone.map(|(name, set)| (name.as_str(), set)));
+            .extend(gone.map(|(name, set)| (name.as_str(), set.as_ref())));
         difference
     }
 

@@ -2,14 +2,17 @@
 
 use ipnet::IpNet;
 use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 use weir_overlay::{AddressRange, AddressSet, GrantId, InterfaceName, TrafficClass};
 use weir_protocol::{Destination, Grant, IpProtocol, PortRange};
 
 use super::DesiredFirewall;
 
 /// Changes when the shape of the ruleset does, so that a new version of the agent loads its own.
-const LAYOUT: &str = "3";
+const LAYOUT: &str = "4";
 
 impl DesiredFirewall {
     /// Names the ruleset that this makes. Equal firewalls have equal fingerprints.
@@ -18,26 +21,33 @@ impl DesiredFirewall {
         let mut hash = Sha256::new();
         hash.update(LAYOUT);
         hash.update(interface.as_str());
-        hash.update(serde_json::to_vec(self).unwrap_or_default());
-        hash.finalize()
-            .iter()
-            .take(8)
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        hash.update(serde_json::to_vec(&self.without_grants()).unwrap_or_default());
+        hash_grants(&self.grants, &mut hash);
+        short(hash)
+    }
+
+    /// All but the grants, which may be many.
+    fn without_grants(&self) -> Self {
+        Self {
+            own_addresses: self.own_addresses.clone(),
+            served: self.served.clone(),
+            exit: self.exit,
+            grants: Vec::new(),
+            translation: self.translation.clone(),
+            tunnel_port: self.tunnel_port,
+            relayed: self.relayed.clone(),
+        }
     }
 
     /// What both this firewall and `other` allow. Loaded before a change takes anything away, so
     /// that no moment is wider than before or after, and none is narrower than both.
     #[must_use]
     pub fn tightened_to(&self, other: &Self) -> Self {
-        let mut both = other.clone();
+        let mut both = other.without_grants();
         both.grants = allowed_by_both(&self.grants, &other.grants);
         both.own_addresses = self.own_addresses.intersection(&other.own_addresses);
         both.served = self.served.intersection(&other.served);
         both.exit = self.exit && other.exit;
-        both.translation = other.translation.clone();
-        both.tunnel_port = other.tunnel_port;
-        both.relayed = other.relayed.clone();
         both
     }
 
@@ -45,18 +55,12 @@ impl DesiredFirewall {
     /// and wherever the policy says so.
     #[must_use]
     pub fn acts_like(&self, other: &Self) -> bool {
-        let by_id = |firewall: &Self| {
-            let mut grants = firewall.grants.clone();
-            for grant in &mut grants {
-                grant.origin.clear();
-            }
-            grants.sort_by_key(|grant| grant.id);
-            Self {
-                grants,
-                ..firewall.clone()
-            }
-        };
-        self.grants.len() == other.grants.len() && by_id(self) == by_id(other)
+        self.grants.len() == other.grants.len()
+            && self.without_grants() == other.without_grants()
+            && by_id(&self.grants)
+                .into_iter()
+                .zip(by_id(&other.grants))
+                .all(|(one, other)| same(one, other))
     }
 
     /// The private prefixes among what this node relays to.
@@ -79,6 +83,74 @@ impl DesiredFirewall {
             within
         }
     }
+}
+
+/// Names grants, in their order, within what this node is and serves.
+pub(super) fn fingerprint_of_grants(grants: &[&Grant], within: &AddressSet) -> String {
+    let mut hash = Sha256::new();
+    hash.update(serde_json::to_vec(within).unwrap_or_default());
+    hash_grants(grants.iter().copied(), &mut hash);
+    short(hash)
+}
+
+fn hash_grants<'a>(grants: impl IntoIterator<Item = &'a Grant>, hash: &mut Sha256) {
+    let mut bytes = Vec::new();
+    for grant in grants {
+        bytes.clear();
+        write_grant(grant, &mut bytes);
+        hash.update(&bytes);
+    }
+}
+
+fn short(hash: Sha256) -> String {
+    let digest = hash.finalize();
+    let bytes = digest.iter().take(8);
+    bytes.map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn by_id(grants: &[Grant]) -> Vec<&Grant> {
+    let mut sorted: Vec<_> = grants.iter().collect();
+    sorted.sort_by_key(|grant| grant.id);
+    sorted
+}
+
+/// Writes all that a grant says, so that different lists of grants are different bytes: each part
+/// behind its length.
+fn write_grant(grant: &Grant, bytes: &mut Vec<u8>) {
+    fn length(count: usize, bytes: &mut Vec<u8>) {
+        bytes.extend(u64::try_from(count).unwrap_or(u64::MAX).to_le_bytes());
+    }
+    fn address(address: IpAddr, bytes: &mut Vec<u8>) {
+        match address {
+            IpAddr::V4(v4) => {
+                bytes.push(4);
+                bytes.extend(v4.octets());
+            }
+            IpAddr::V6(v6) => {
+                bytes.push(6);
+                bytes.extend(v6.octets());
+            }
+        }
+    }
+    fn addresses(set: &AddressSet, bytes: &mut Vec<u8>) {
+        length(set.ranges().len(), bytes);
+        for range in set.ranges() {
+            address(range.first(), bytes);
+            address(range.last(), bytes);
+        }
+    }
+    bytes.extend(grant.id.0.to_le_bytes());
+    addresses(&grant.sources, bytes);
+    length(grant.protocols.len(), bytes);
+    bytes.extend(grant.protocols.iter().map(|protocol| protocol.0));
+    length(grant.destinations.len(), bytes);
+    for destination in &grant.destinations {
+        addresses(&destination.addresses, bytes);
+        bytes.extend(destination.ports.first.to_le_bytes());
+        bytes.extend(destination.ports.last.to_le_bytes());
+    }
+    length(grant.origin.len(), bytes);
+    bytes.extend(grant.origin.as_bytes());
 }
 
 /// Whether two grants allow the same packets under the same id, wherever the policy says so now.

@@ -14,30 +14,31 @@
 //! ruleset has a new generation: every connection is judged again by its next packet, in whichever
 //! direction that goes, and re-marked or dropped. So a revocation is part of the transaction.
 
+mod sets;
+
 use ipnet::IpNet;
 use nftables::{
     expr::MetaKey,
     schema::SetType,
     types::{NfChainType, NfHook},
 };
-use std::{collections::BTreeSet, sync::Arc};
-use weir_overlay::{AddressRange, AddressSet, GrantId, InterfaceName, OVERLAY_V4, OVERLAY_V6};
-use weir_protocol::{Grant, IpProtocol};
+use weir_overlay::{AddressRange, AddressSet, InterfaceName, OVERLAY_V4, OVERLAY_V6};
+use weir_protocol::IpProtocol;
 
 use super::{
     DesiredFirewall,
-    classes::{Reach, classify},
+    classes::classify,
     document::{
         Expr, Stmt, accept, any_of, at_most, clamp_segment_size, concat, count, ct, ct_mark_or,
         direction, drop, established, from_link, goto, integer, is, is_not, jump, leave, log,
         look_up, looked_up, masked, masquerade, meta, not_to_link, payload, range, route_back_is,
         set_ct_mark, set_packet_mark, source_address, text, to_link,
     },
-    narrow::{Tiers, split},
+    extent::fingerprint_of_grants,
+    narrow::split,
     nat::{ROUTES_OUT, Way, Ways, translation_chain},
-    numbering::{Numbered, source},
-    table::{Key, Shape, Table, Value},
-    transaction::class_chain,
+    numbering::Numbered,
+    table::Table,
 };
 use crate::{
     CT_GENERATION_MASK, CT_GENERATION_SHIFT, REROUTED_MARK, TUNNEL_MARK, TUNNEL_MARK_MASK,
@@ -66,11 +67,6 @@ pub(super) const COUNTERS: [&str; 5] = [
 const RELAYED: &str = "relayed";
 const LOG_RATE: u32 = 5;
 const LOG_BURST: u32 = 10;
-/// Sources that denials are rate-limited for at once; more share no log line, and are counted.
-const LOG_SOURCES: u32 = 4096;
-/// The longest comment that nft takes (`NFTNL_UDATA_COMMENT_MAXLEN`, libnftnl), in bytes.
-const COMMENT_BYTES: usize = 128;
-
 #[derive(Clone, Copy)]
 struct Family {
     ipv4: bool,
@@ -105,20 +101,26 @@ pub(super) fn compile(
     generation: u16,
     previous: Option<&Table>,
 ) -> Table {
-    let tiers = split(&desired.grants, &desired.within());
-    let classes = Numbered::new(classify(&tiers.broad, &desired.within()), previous);
+    let within = desired.within();
+    let tiers = split(&desired.grants, &within);
+    let classes = fingerprint_of_grants(&tiers.broad, &within);
     let mut body = Body {
         link: interface.as_str(),
         mark: u32::from(generation) << CT_GENERATION_SHIFT,
         document: Table {
             fingerprint: desired.fingerprint(interface),
             generation,
+            classes,
             ..Table::default()
         },
     };
     body.base_chains();
     body.log_sources();
-    body.sets(desired, &classes);
+    body.sets(desired);
+    match previous.filter(|table| table.classes == body.document.classes) {
+        Some(table) => body.classes_of(table),
+        None => body.classes(&Numbered::new(classify(&tiers.broad, &within), previous)),
+    }
     body.narrow(tiers);
     body.legend(&desired.grants);
     body.rules(desired);
@@ -174,40 +176,8 @@ const WAYS: [(&str, &str, &str, &str); 2] = [
 /// The protocols with ports.
 const CARRIERS: [IpProtocol; 3] = [IpProtocol::TCP, IpProtocol::UDP, IpProtocol::SCTP];
 
-/// Keys of maps to grants: from everywhere, and within a class. With ports and without.
-const fn key_types(ipv4: bool) -> [&'static [SetType]; 4] {
-    use SetType::{InetProto, InetService, Ipv4Addr, Ipv6Addr};
-    if ipv4 {
-        [
-            &[Ipv4Addr, Ipv4Addr, InetProto, InetService],
-            &[Ipv4Addr, Ipv4Addr, InetProto],
-            &[Ipv4Addr, InetProto, InetService],
-            &[Ipv4Addr, InetProto],
-        ]
-    } else {
-        [
-            &[Ipv6Addr, Ipv6Addr, InetProto, InetService],
-            &[Ipv6Addr, Ipv6Addr, InetProto],
-            &[Ipv6Addr, InetProto, InetService],
-            &[Ipv6Addr, InetProto],
-        ]
-    }
-}
-
 fn protocol(protocol: IpProtocol) -> Expr {
     integer(u32::from(protocol.0))
-}
-
-fn comment(grant: &Grant) -> Arc<str> {
-    let mut text: String = grant
-        .origin
-        .chars()
-        .map(|c| if c.is_control() || c == '"' { ' ' } else { c })
-        .collect();
-    while text.len() > COMMENT_BYTES {
-        text.pop();
-    }
-    text.into()
 }
 
 struct Body<'a> {
@@ -237,200 +207,6 @@ impl Body<'_> {
         self.look_ups();
         self.denials();
         self.translation(desired);
-    }
-
-    /// Kept over a reload, with the rates they hold. The kernel refuses to add one that exists,
-    /// since it bears a flag more than we asked for.
-    fn log_sources(&mut self) {
-        for family in FAMILIES {
-            let name = format!("log_sources{}", family.suffix);
-            self.document
-                .dynamic_set(&name, family.address, LOG_SOURCES);
-        }
-    }
-
-    fn sets(&mut self, desired: &DesiredFirewall, classes: &Numbered) {
-        let subnets: AddressSet = desired.subnets().into_iter().collect();
-        for family in FAMILIES {
-            let of = |set: &AddressSet| -> Vec<AddressRange> {
-                set.ranges()
-                    .iter()
-                    .filter(|r| r.is_ipv4() == family.ipv4)
-                    .copied()
-                    .collect()
-            };
-            let suffix = family.suffix;
-            let address = family.address;
-            let document = &mut self.document;
-            document.interval_set(
-                &format!("own{suffix}"),
-                address,
-                &of(&desired.own_addresses),
-            );
-            document.interval_set(&format!("subnets{suffix}"), address, &of(&subnets));
-            if !desired.relayed.is_empty() {
-                document.interval_set(
-                    &format!("{RELAYED}{suffix}"),
-                    address,
-                    &of(&desired.relayed),
-                );
-            }
-            let (mut single, mut wide) = (Vec::new(), Vec::new());
-            for (range, class) in classes
-                .sources()
-                .filter(|(range, _)| range.is_ipv4() == family.ipv4)
-            {
-                if range.single().is_some() {
-                    single.push((source(range), Value::Class(class)));
-                } else {
-                    wide.push((source(range), Value::Class(class)));
-                }
-            }
-            let shape = |interval| Shape::Classes {
-                key: address,
-                interval,
-            };
-            document.set(&format!("sources{suffix}"), shape(false), single);
-            document.set(&format!("source_ranges{suffix}"), shape(true), wide);
-        }
-        for family in FAMILIES {
-            self.translation_maps(desired, family);
-        }
-        for (class, reach) in classes.reach() {
-            self.document.chain(&class_chain(class));
-            for family in FAMILIES {
-                self.class_maps(class, family, reach);
-            }
-        }
-    }
-
-    /// Single addresses with single ports, or with all of them, go to hashes; ranges of either to
-    /// interval maps.
-    fn class_maps(&mut self, class: u32, family: Family, reach: &[Reach]) {
-        let (mut ports, mut hosts) = (Vec::new(), Vec::new());
-        let (mut port_ranges, mut nets) = (Vec::new(), Vec::new());
-        let family_of = |range: &AddressRange| range.is_ipv4() == family.ipv4;
-        for piece in reach.iter().filter(|piece| family_of(&piece.addresses)) {
-            let single = piece.addresses.single().is_some();
-            let key = |protocol, ports| Key {
-                destination: Some(piece.addresses),
-                protocol: Some(protocol),
-                ports,
-                ..Key::default()
-            };
-            let with_ports = piece.ports.iter().map(|(proto, ports, id)| {
-                let ports = (!ports.is_all()).then_some(*ports);
-                (*proto, ports, *id)
-            });
-            let without = piece
-                .protocols
-                .iter()
-                .map(|(proto, id)| (*proto, None, *id));
-            for (proto, these, id) in with_ports.chain(without) {
-                let element = (key(proto, these), Value::Grant(id));
-                match these {
-                    Some(these) if single && these.first == these.last => ports.push(element),
-                    Some(_) => port_ranges.push(element),
-                    None if single => hosts.push(element),
-                    None => nets.push(element),
-                }
-            }
-        }
-        let [.., with_ports, without] = key_types(family.ipv4);
-        let chain = class_chain(class);
-        for (kind, key, interval, elements) in [
-            ("ports", with_ports, false, ports),
-            ("hosts", without, false, hosts),
-            ("port_ranges", with_ports, true, port_ranges),
-            ("nets", without, true, nets),
-        ] {
-            if elements.is_empty() {
-                continue;
-            }
-            let name = format!("{chain}_{kind}{}", family.suffix);
-            self.document
-                .set(&name, Shape::Marks { key, interval }, elements);
-            for (way, _, far, far_port) in WAYS {
-                let mut rule = vec![direction(way)];
-                let mut parts = vec![payload(family.header, far), meta(MetaKey::L4proto)];
-                if key.len() == with_ports.len() {
-                    rule.push(is(meta(MetaKey::L4proto), any_of(CARRIERS.map(protocol))));
-                    parts.push(payload("th", far_port));
-                }
-                rule.push(set_ct_mark(looked_up(concat(parts), &name)));
-                rule.push(goto("pass"));
-                self.document.rule(&chain, rule);
-            }
-        }
-    }
-
-    /// From a destination, and from a source, to the address that a connection leaves with.
-    fn translation_maps(&mut self, desired: &DesiredFirewall, family: Family) {
-        let ways = Ways::new(desired, family.ipv4);
-        let shape = Shape::Classes {
-            key: family.address,
-            interval: true,
-        };
-        let elements = |leading: Vec<(AddressRange, u32)>| {
-            leading
-                .into_iter()
-                .map(|(range, number)| (source(range), Value::Translation(number)))
-                .collect()
-        };
-        if ways.has_choices() {
-            let map = format!("{ROUTES_OUT}{}", family.suffix);
-            self.document.set(&map, shape, elements(ways.by_route()));
-        }
-        for (number, way) in ways.chains() {
-            if let Way::BySource(by_source) = way {
-                let map = format!("{}_sources{}", translation_chain(number), family.suffix);
-                self.document
-                    .set(&map, shape, elements(by_source.leading.clone()));
-            }
-        }
-    }
-
-    fn narrow(&mut self, tiers: Tiers<'_>) {
-        for (family, narrow) in FAMILIES.into_iter().zip([tiers.narrow4, tiers.narrow6]) {
-            let [ports, hosts, ..] = key_types(family.ipv4);
-            for (name, key, elements) in [
-                ("grants_ports", ports, narrow.ports),
-                ("grants_hosts", hosts, narrow.hosts),
-            ] {
-                let name = format!("{name}{}", family.suffix);
-                let interval = false;
-                self.document
-                    .set(&name, Shape::Marks { key, interval }, elements);
-            }
-        }
-    }
-
-    /// Which grant each mark stands for, and where the policy says so. No packet looks here.
-    fn legend(&mut self, grants: &[Grant]) {
-        let used: BTreeSet<GrantId> = self
-            .document
-            .sets
-            .values()
-            .flat_map(|set| &set.elements)
-            .filter_map(|(_, value)| match value {
-                Value::Grant(id) => Some(*id),
-                Value::Present | Value::Class(_) | Value::Translation(_) | Value::Comment(_) => {
-                    None
-                }
-            })
-            .collect();
-        let elements = grants
-            .iter()
-            .filter(|grant| used.contains(&grant.id))
-            .map(|grant| {
-                let key = Key {
-                    grant: Some(grant.id),
-                    ..Key::default()
-                };
-                (key, Value::Comment(comment(grant)))
-            })
-            .collect();
-        self.document.set("grants", Shape::Legend, elements);
     }
 
     /// Connections that were judged under this generation. Only `pass` gives such a mark, so nothing

@@ -94,8 +94,12 @@ pub(super) struct Chain {
 pub struct Table {
     pub(super) fingerprint: String,
     pub(super) generation: u16,
+    /// Names the grants that the classes were made of: see
+    /// [`fingerprint_of_grants`](super::extent::fingerprint_of_grants).
+    pub(super) classes: String,
     pub(super) chains: BTreeMap<String, Chain>,
-    pub(super) sets: BTreeMap<String, Set>,
+    /// Shared with the tables before and after, where nothing changed.
+    pub(super) sets: BTreeMap<String, Arc<Set>>,
 }
 
 impl fmt::Debug for Table {
@@ -162,9 +166,10 @@ impl Table {
 
     /// A set; of elements with the same key the first stays.
     pub(super) fn set(&mut self, name: &str, shape: Shape, mut elements: Vec<(Key, Value)>) {
-        elements.sort_by_key(|(key, _)| *key);
-        elements.dedup_by_key(|(key, _)| *key);
-        self.sets.insert(name.to_owned(), Set { shape, elements });
+        elements.sort_by(|(one, _), (other, _)| one.cmp(other));
+        elements.dedup_by(|(one, _), (other, _)| one == other);
+        let set = Arc::new(Set { shape, elements });
+        self.sets.insert(name.to_owned(), set);
     }
 
     /// A set of address stretches of one family.

@@ -19,9 +19,12 @@ const FAMILY: &str = "inet";
 /// How long an element of a dynamic set lives after its last use, in seconds.
 const DYNAMIC_SECONDS: u32 = 60;
 
+/// How the names of classes' chains and maps begin.
+pub(super) const CLASS_PREFIX: &str = "class_";
+
 /// The name of a class's chain.
 pub(super) fn class_chain(class: impl Display) -> String {
-    format!("class_{class}")
+    format!("{CLASS_PREFIX}{class}")
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
