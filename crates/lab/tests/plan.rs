@@ -411,8 +411,10 @@ impl Host {
                 return self.is(desired);
             }
         }
+        let steps = plan(desired, &self.observe(desired), self.in_force.as_ref());
+        let steps: Vec<String> = steps.iter().map(ToString::to_string).collect();
         Err(TestCaseError::fail(format!(
-            "still not there after {PASSES} passes"
+            "after {PASSES} passes there is still to do: {steps:?}"
         )))
     }
 
@@ -518,7 +520,7 @@ fn names_only_our_table(document: &str) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(80))]
+    #![proptest_config(ProptestConfig::with_cases(40))]
 
     #[test]
     fn from_anything_that_is_found_the_steps_lead_to_what_is_wanted_and_no_further(

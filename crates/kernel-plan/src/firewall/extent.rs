@@ -184,9 +184,53 @@ fn allowed_by_both(old: &[Grant], new: &[Grant]) -> Vec<Grant> {
         // allowed by this one now. The grant with its own id comes first.
         let own = going.iter().filter(|old| old.id == grant.id);
         let others = going.iter().filter(|old| old.id != grant.id);
-        both.extend(own.chain(others).flat_map(|old| common(old, grant)));
+        let pieces = own.chain(others).flat_map(|old| common(old, grant));
+        both.extend(without_covered(pieces.collect(), covers));
     }
     both
+}
+
+/// Leaves out what others of the list cover; of equals the first stays. Without this, what two
+/// firewalls share would be written in ever more pieces each time it is asked for, and a change
+/// that tightens first would never come to its end.
+fn without_covered<T>(items: Vec<T>, covers: fn(&T, &T) -> bool) -> Vec<T> {
+    let mut left: Vec<T> = Vec::new();
+    for item in items {
+        if left.iter().any(|other| covers(other, &item)) {
+            continue;
+        }
+        left.retain(|other| !covers(&item, other));
+        left.push(item);
+    }
+    left
+}
+
+const ICMP: [IpProtocol; 2] = [IpProtocol::ICMP, IpProtocol::ICMPV6];
+
+/// Whether one grant plainly allows all that another does.
+fn covers(one: &Grant, other: &Grant) -> bool {
+    let asks_for_ports = !other
+        .protocols
+        .iter()
+        .all(|protocol| ICMP.contains(protocol));
+    let holds = |one: &Destination, other: &Destination| {
+        other.addresses.difference(&one.addresses).is_empty()
+            && (!asks_for_ports || holds_ports(one.ports, other.ports))
+    };
+    other.protocols.is_subset(&one.protocols)
+        && other.sources.difference(&one.sources).is_empty()
+        && other
+            .destinations
+            .iter()
+            .all(|to| one.destinations.iter().any(|wider| holds(wider, to)))
+}
+
+fn holds_destination(one: &Destination, other: &Destination) -> bool {
+    other.addresses.difference(&one.addresses).is_empty() && holds_ports(one.ports, other.ports)
+}
+
+const fn holds_ports(one: PortRange, other: PortRange) -> bool {
+    one.first <= other.first && other.last <= one.last
 }
 
 /// What two grants both allow, under the id of the second.
@@ -214,14 +258,13 @@ fn common(old: &Grant, new: &Grant) -> Vec<Grant> {
             } else {
                 without_ports.push(Destination {
                     addresses,
-                    ports: PortRange::ALL,
+                    ports: other.ports,
                 });
             }
         }
     }
     // ICMP passes whatever the ports are, also where two have none in common.
-    let icmp = [IpProtocol::ICMP, IpProtocol::ICMPV6];
-    let icmp = protocols.iter().copied().filter(|p| icmp.contains(p));
+    let icmp = protocols.iter().copied().filter(|p| ICMP.contains(p));
     let icmp: BTreeSet<IpProtocol> = icmp.collect();
     [(protocols, destinations), (icmp, without_ports)]
         .into_iter()
@@ -230,7 +273,7 @@ fn common(old: &Grant, new: &Grant) -> Vec<Grant> {
             id: new.id,
             sources: sources.clone(),
             protocols,
-            destinations,
+            destinations: without_covered(destinations, holds_destination),
             origin: new.origin.clone(),
         })
         .collect()
