@@ -166,8 +166,8 @@ impl Table {
 
     /// A set; of elements with the same key the first stays.
     pub(super) fn set(&mut self, name: &str, shape: Shape, mut elements: Vec<(Key, Value)>) {
-        elements.sort_by(|(one, _), (other, _)| one.cmp(other));
-        elements.dedup_by(|(one, _), (other, _)| one == other);
+        elements.sort_by_key(|(key, _)| *key);
+        elements.dedup_by_key(|(key, _)| *key);
         let set = Arc::new(Set { shape, elements });
         self.sets.insert(name.to_owned(), set);
     }
