@@ -5,11 +5,11 @@
 //! map, which is made anyway, has the rest.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     hash::BuildHasher,
 };
 use weir_overlay::{Generation, NodeId};
-use weir_protocol::{MapDelta, NetworkMap};
+use weir_protocol::{MapDelta, NetworkMap, Peer};
 
 /// How many generations back a difference is known.
 const MAX_STEPS: usize = 16;
@@ -76,6 +76,23 @@ impl Hashes {
         }
     }
 
+    /// Replaces the hash of a peer. Says whether it is another one.
+    fn set_peer(&mut self, id: NodeId, hash: Option<u64>) -> bool {
+        let place = self.peers.binary_search_by_key(&id, |(id, _)| *id);
+        match (place, hash) {
+            (Ok(at), Some(hash)) => std::mem::replace(&mut self.peers[at].1, hash) != hash,
+            (Ok(at), None) => {
+                self.peers.remove(at);
+                true
+            }
+            (Err(at), Some(hash)) => {
+                self.peers.insert(at, (id, hash));
+                true
+            }
+            (Err(_), None) => false,
+        }
+    }
+
     /// The parts that differ.
     fn difference(&self, other: &Self) -> Parts {
         let these: BTreeSet<_> = self.peers.iter().collect();
@@ -120,6 +137,68 @@ impl MapHistory {
         let parts = self.hashes.difference(&hashes);
         self.hashes = hashes;
         self.step(map.generation, parts);
+    }
+
+    /// Remembers a map as the newest one that says something else of these peers only: what it says
+    /// of each, or that it is there no more. Numbers are as with [`Self::follow`].
+    pub fn follow_peers<'a>(
+        &mut self,
+        generation: Generation,
+        peers: impl IntoIterator<Item = (NodeId, Option<&'a Peer>)>,
+        hasher: &impl BuildHasher,
+    ) {
+        if generation <= self.newest {
+            return;
+        }
+        let mut parts = Parts::default();
+        for (id, peer) in peers {
+            let hash = peer.map(|peer| hasher.hash_one(peer));
+            if self.hashes.set_peer(id, hash) {
+                parts.peers.insert(id);
+            }
+        }
+        if !parts.peers.is_empty() {
+            self.step(generation, parts);
+        }
+    }
+
+    /// Like [`Self::since`] without the newest map, where nothing but peers changed since: `peer`
+    /// gives what that map says of one. Unknown also where more changed; then [`Self::since`] tells.
+    #[must_use]
+    pub fn peers_since(&self, held: Generation, peer: impl Fn(NodeId) -> Option<Peer>) -> Since {
+        if held == self.newest {
+            return Since::Same;
+        }
+        let Some(first) = self.steps.iter().position(|step| step.from == held) else {
+            return Since::Unknown;
+        };
+        let steps = || self.steps.iter().skip(first).map(|step| &step.parts);
+        if steps().any(|parts| parts.node || parts.filter || parts.notices) {
+            return Since::Unknown;
+        }
+        let mut delta = MapDelta {
+            from: held,
+            to: self.newest,
+            node: None,
+            peers_changed: BTreeMap::new(),
+            peers_removed: BTreeSet::new(),
+            filter: None,
+            notices: None,
+        };
+        for id in steps().flat_map(|parts| &parts.peers) {
+            match peer(*id) {
+                Some(peer) => drop(delta.peers_changed.insert(*id, peer)),
+                None => drop(delta.peers_removed.insert(*id)),
+            }
+        }
+        Since::Changed(Box::new(delta))
+    }
+
+    /// How many peers are remembered: what a history takes in memory grows with them, by 16 bytes
+    /// each.
+    #[must_use]
+    pub const fn peers(&self) -> usize {
+        self.hashes.peers.len()
     }
 
     /// Gives the newest map another number, for an agent that holds a higher one.

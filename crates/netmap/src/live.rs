@@ -15,7 +15,7 @@ use std::{
 };
 use weir_overlay::{Generation, NodeId, NodeName, NodePublicKey, Tag, UserId};
 use weir_policy::{CompiledPolicy, LivePolicy, Policy, User};
-use weir_protocol::{NetworkMap, RouteEgress, RouteStatus};
+use weir_protocol::{NetworkMap, Peer, RouteEgress, RouteStatus};
 
 /// A change of the network or of its policy.
 #[derive(Clone, Debug)]
@@ -28,6 +28,45 @@ pub enum NetworkChange {
     Users(BTreeMap<UserId, User>),
     /// Another policy is in force from now on.
     Policy(Arc<Policy>),
+}
+
+/// Whose maps may differ after a change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// Any part of these nodes' maps.
+    pub whole: BTreeSet<NodeId>,
+    /// Of these nodes' maps nothing but what they say of these peers. Nobody is in both.
+    pub peers: BTreeMap<NodeId, BTreeSet<NodeId>>,
+}
+
+impl Touched {
+    /// Everybody whose map may differ.
+    pub fn nodes(&self) -> impl Iterator<Item = NodeId> {
+        self.whole.iter().chain(self.peers.keys()).copied()
+    }
+
+    /// Whether nobody is touched.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.whole.is_empty() && self.peers.is_empty()
+    }
+
+    /// Adds what another change touches.
+    pub fn merge(&mut self, other: Self) {
+        self.whole.extend(other.whole);
+        for (viewer, peers) in other.peers {
+            self.peers.entry(viewer).or_default().extend(peers);
+        }
+        let whole = &self.whole;
+        self.peers.retain(|viewer, _| !whole.contains(viewer));
+    }
+
+    fn whole(nodes: BTreeSet<NodeId>) -> Self {
+        Self {
+            whole: nodes,
+            peers: BTreeMap::new(),
+        }
+    }
 }
 
 /// One network and its policy across all changes. Equals [`Network::new`] of the same state and
@@ -89,21 +128,27 @@ impl LiveNetwork {
         self.network().map(node, generation)
     }
 
+    /// What a node is told of one of its peers. `None` when it is none of them.
+    #[must_use]
+    pub fn peer(&self, viewer: NodeId, peer: NodeId) -> Option<Peer> {
+        self.network().peer_of(viewer, peer)
+    }
+
     /// Makes a change, and names the nodes whose maps may differ: all of those that do, a node
     /// that joined or left among them, and hardly another. Nothing is touched by a change to what
     /// is so already.
-    pub fn apply(&mut self, change: NetworkChange) -> BTreeSet<NodeId> {
+    pub fn apply(&mut self, change: NetworkChange) -> Touched {
         match change {
             NetworkChange::Node(node) => self.set_node(node.id, Some(*node)),
             NetworkChange::Left(id) => self.set_node(id, None),
             NetworkChange::Users(users) => {
                 let before = self.everything();
                 self.state.users = users;
-                self.decide_anew(&before, Arc::clone(self.policy.policy()))
+                Touched::whole(self.decide_anew(&before, Arc::clone(self.policy.policy())))
             }
             NetworkChange::Policy(policy) => {
                 let before = self.everything();
-                self.decide_anew(&before, policy)
+                Touched::whole(self.decide_anew(&before, policy))
             }
         }
     }
@@ -112,9 +157,9 @@ impl LiveNetwork {
         self.policy.compiled()
     }
 
-    fn set_node(&mut self, id: NodeId, node: Option<Node>) -> BTreeSet<NodeId> {
+    fn set_node(&mut self, id: NodeId, node: Option<Node>) -> Touched {
         if self.state.nodes.get(&id) == node.as_ref() {
-            return BTreeSet::new();
+            return Touched::default();
         }
         let seen_before = self.seen(id);
         let status_before = self.status(id);
@@ -122,13 +167,15 @@ impl LiveNetwork {
             Some(node) => drop(self.state.nodes.insert(id, node)),
             None => drop(self.state.nodes.remove(&id)),
         }
-        let mut touched = self.follow_routes(id);
-        if self.seen(id) != seen_before {
-            touched.insert(id);
-            touched.extend(self.compiled().peers(id));
-        }
+        let mut touched = Touched::whole(self.follow_routes(id));
         if self.status(id) != status_before {
-            touched.insert(id);
+            touched.whole.insert(id);
+        }
+        if self.seen(id) != seen_before {
+            touched.whole.insert(id);
+            let peers = self.compiled().peers(id).into_iter();
+            let others = peers.filter(|peer| !touched.whole.contains(peer));
+            touched.peers = others.map(|peer| (peer, [id].into())).collect();
         }
         touched
     }

@@ -156,6 +156,18 @@ impl<'a> Network<'a> {
         })
     }
 
+    /// What a node is told of one of its peers. `None` when it is none of them.
+    #[must_use]
+    pub fn peer_of(&self, viewer: NodeId, peer: NodeId) -> Option<Peer> {
+        // Not the peer's own: of a hub these are many, and it is asked for each of them.
+        if self.policy.peers(viewer).contains(&peer) {
+            let own = self.state.nodes.get(&viewer)?;
+            let peer = self.state.nodes.get(&peer)?;
+            return Some(self.peer(own, peer, &self.offers(viewer)));
+        }
+        None
+    }
+
     /// What of others' routes a node may use or hear from, by the peer that it is reached through.
     pub(crate) fn offers(&self, viewer: NodeId) -> BTreeMap<NodeId, Offer> {
         let none = BTreeSet::new();

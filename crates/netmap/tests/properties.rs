@@ -236,13 +236,24 @@ fn follow(
         let ids: BTreeSet<_> = before.keys().chain(after.keys()).copied().collect();
         for id in ids {
             prop_assert_eq!(live.map(id, Generation(0)), after.get(&id).cloned());
-            let is_named = touched.contains(&id);
+            let is_named = touched.nodes().any(|touched| touched == id);
             let differs = before.get(&id) != after.get(&id);
             prop_assert!(is_named || !differs, "{} is not told of {:?}", id, change);
             named += usize::from(is_named);
             in_vain += usize::from(is_named && !differs);
         }
-        prop_assert_eq!(live.apply(change), BTreeSet::new());
+        for (id, peers) in &touched.peers {
+            // Nothing but these peers differs.
+            let (mut old, new) = (before[id].clone(), &after[id]);
+            for peer in peers {
+                old.peers.remove(peer);
+                let seen = live.peer(*id, *peer);
+                prop_assert_eq!(new.peers.get(peer), seen.as_ref());
+                old.peers.extend(seen.map(|seen| (*peer, seen)));
+            }
+            prop_assert_eq!(&old, new);
+        }
+        prop_assert!(live.apply(change).is_empty());
         before = after;
     }
     Ok((named, in_vain))
@@ -456,17 +467,29 @@ proptest! {
         let mut live = LiveNetwork::new(state, policy.into());
         let mut given: BTreeMap<NodeId, (MapHistory, BTreeMap<Generation, NetworkMap>)> = BTreeMap::new();
         for (number, change) in (1..).map(Generation).zip(changes) {
-            live.apply(change);
+            let touched = live.apply(change);
             given.retain(|id, _| live.state().nodes.contains_key(id));
             for id in live.state().nodes.keys() {
                 let mut map = live.map(*id, number).unwrap();
                 let (history, maps) = given
                     .entry(*id)
                     .or_insert_with(|| (MapHistory::new(&map, &hasher), BTreeMap::new()));
-                history.follow(&map, &hasher);
+                let seen = |peer: NodeId| live.peer(*id, peer);
+                match touched.peers.get(id) {
+                    Some(peers) => {
+                        let peers: Vec<_> = peers.iter().map(|peer| (*peer, seen(*peer))).collect();
+                        let peers = peers.iter().map(|(id, peer)| (*id, peer.as_ref()));
+                        history.follow_peers(number, peers, &hasher);
+                    }
+                    None => history.follow(&map, &hasher),
+                }
                 map.generation = history.newest();
                 maps.insert(map.generation, map.clone());
                 for (held, old) in maps.iter() {
+                    let of_peers = history.peers_since(*held, seen);
+                    if of_peers != Since::Unknown {
+                        prop_assert_eq!(of_peers, history.since(*held, &map));
+                    }
                     match history.since(*held, &map) {
                         Since::Same => prop_assert_eq!(old, &map),
                         Since::Changed(delta) => {
