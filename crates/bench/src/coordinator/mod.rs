@@ -44,6 +44,7 @@ struct Measured {
     join: Vec<Spent>,
     policy_few: Vec<Spent>,
     policy_all: Vec<Spent>,
+    hub: Vec<Spent>,
     storm: Spent,
     full_storm: Spent,
 }
@@ -89,6 +90,7 @@ async fn measure(agents: usize, http2: bool) -> Result<Measured> {
     let memory_kib = (world.server.memory_kib()? - empty) / precise(agents);
     let (mut endpoint, mut join, mut policy_few, mut policy_all) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut hub = Vec::new();
     for number in 0..CHANGES {
         endpoint.push(world.change_endpoint(number).await?);
     }
@@ -99,7 +101,13 @@ async fn measure(agents: usize, http2: bool) -> Result<Measured> {
         policy_few.push(world.change_policy_of_a_team(number).await?);
     }
     for number in 0..LARGE_CHANGES {
-        policy_all.push(world.change_policy_of_all(number.is_multiple_of(2)).await?);
+        let monitored = number.is_multiple_of(2);
+        policy_all.push(world.change_policy_of_all(monitored).await?);
+        if monitored {
+            for number in CHANGES..2 * CHANGES {
+                hub.push(world.change_endpoint(number).await?);
+            }
+        }
     }
     world.disconnect_all().await;
     let storm = world.connect_all().await?;
@@ -115,6 +123,7 @@ async fn measure(agents: usize, http2: bool) -> Result<Measured> {
         join,
         policy_few,
         policy_all,
+        hub,
         storm,
         full_storm,
     })
@@ -147,6 +156,10 @@ impl Measured {
             (&self.endpoint, "one node's endpoint, told to 10"),
             (&self.join, "one node joining, told to 11"),
             (&self.policy_few, "a line of the policy that touches 10"),
+            (
+                &self.hub,
+                "one node's endpoint, told to 11 of whom one has all as its peers",
+            ),
         ];
         for (spent, what) in few {
             let time = slowest(spent);
@@ -259,6 +272,11 @@ fn growth(first: &Measured, last: &Measured) -> Vec<Figure> {
             "one node's endpoint, CPU",
             cpu(&first.endpoint),
             cpu(&last.endpoint),
+        ),
+        of(
+            "one node's endpoint where one has all as its peers, CPU",
+            cpu(&first.hub),
+            cpu(&last.hub),
         ),
         of(
             "one node joining, time",
