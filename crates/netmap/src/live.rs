@@ -173,9 +173,15 @@ impl LiveNetwork {
         }
         if self.seen(id) != seen_before {
             touched.whole.insert(id);
-            let peers = self.compiled().peers(id).into_iter();
-            let others = peers.filter(|peer| !touched.whole.contains(peer));
-            touched.peers = others.map(|peer| (peer, [id].into())).collect();
+            for peer in self.compiled().peers(id) {
+                // A relay's own part tells which of its peers leave by which address.
+                let node = self.state.nodes.get(&peer);
+                if node.is_some_and(|node| !node.egress.is_empty()) {
+                    touched.whole.insert(peer);
+                } else if !touched.whole.contains(&peer) {
+                    touched.peers.insert(peer, [id].into());
+                }
+            }
         }
         touched
     }

@@ -434,6 +434,7 @@ mod tests {
             decisions: BTreeMap::new(),
             observed_address: None,
             healthy: true,
+            egress: BTreeMap::new(),
         }
     }
 
