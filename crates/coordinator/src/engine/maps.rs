@@ -462,24 +462,24 @@ mod tests {
     }
 
     fn message(follower: &mut Follower) -> StreamMessage {
-        match follower.next() {
-            Next::Message(message) => message,
-            other => panic!("{other:?}"),
-        }
+        let Next::Message(message) = follower.next() else {
+            panic!("a message was expected");
+        };
+        message
     }
 
     fn full_map(follower: &mut Follower) -> NetworkMap {
-        match message(follower) {
-            StreamMessage::Full { map } => *map,
-            other => panic!("{other:?}"),
-        }
+        let StreamMessage::Full { map } = message(follower) else {
+            panic!("a full map was expected");
+        };
+        *map
     }
 
     fn delta(follower: &mut Follower) -> MapDelta {
-        match message(follower) {
-            StreamMessage::Delta { delta } => *delta,
-            other => panic!("{other:?}"),
-        }
+        let StreamMessage::Delta { delta } = message(follower) else {
+            panic!("a delta was expected");
+        };
+        *delta
     }
 
     #[test]
