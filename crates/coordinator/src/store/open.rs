@@ -2,7 +2,7 @@
 
 use super::{BackupError, Database, Pool, Store, StoreError, WRITE_DEADLINE};
 use sqlx::{
-    AssertSqlSafe, PgPool, SqlitePool,
+    AssertSqlSafe, Connection, PgPool, SqlitePool,
     migrate::{MigrateError, Migrator},
     postgres::{PgConnectOptions, PgPoolOptions},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
@@ -157,6 +157,11 @@ async fn open_file(path: &Path) -> Result<SqlitePool, OpenError> {
     let pool = SqlitePoolOptions::new()
         .max_connections(8)
         .acquire_timeout(WRITE_DEADLINE)
+        // When a commit fails because the disk is full, SQLite has ended the transaction and sqlx
+        // counts it as open for ever: such a connection could change nothing any more.
+        .before_acquire(|connection, _| {
+            Box::pin(async move { Ok(!connection.is_in_transaction()) })
+        })
         .connect_with(options)
         .await
         .map_err(failed)?;

@@ -20,6 +20,8 @@ mod crash;
 #[cfg(test)]
 mod enrolment;
 #[cfg(test)]
+mod full_disk;
+#[cfg(test)]
 mod health;
 #[cfg(test)]
 mod idempotency;
