@@ -47,7 +47,8 @@ Examples:
   agent up --coordinator=https://coordinator.example.com:8443 --auth-key=file:/root/weir.key
   agent up --advertise-routes=8.8.8.8,8.8.4.4
   agent up --advertise-routes=10.20.0.0/24 --snat-subnet-routes=false --wait
-  agent up --exit-node=relay --exit-node-allow-lan-access")]
+  agent up --exit-node=relay --exit-node-allow-lan-access
+  agent up --force-reauth --auth-key=file:/root/weir.key")]
     Up(UpArgs),
 
     /// Go down: leave the host exactly as it was before `up`
@@ -211,6 +212,11 @@ pub(crate) struct UpArgs {
 
     #[command(flatten)]
     pub(crate) joining: JoinArgs,
+
+    /// Be let in again with the auth key, though this machine is in: the time of its node's key
+    /// begins anew, and node, name and addresses stay
+    #[arg(long)]
+    pub(crate) force_reauth: bool,
 
     /// Let settings that are not mentioned go back to their defaults
     #[arg(long)]

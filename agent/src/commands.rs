@@ -138,6 +138,7 @@ fn request(change: Change, joining: &JoinArgs, reset: bool) -> Result<UpRequest>
         change,
         auth_key,
         timeout: joining.timeout,
+        reauthenticate: false,
         reset,
         force: joining.force,
     })
@@ -151,7 +152,10 @@ fn patience(timeout: Option<u64>) -> Duration {
 fn up(socket: &Path, args: UpArgs) -> Result<ExitCode> {
     let started = Instant::now();
     let joining = args.joining;
-    let request = request(args.change, &joining, args.reset)?;
+    let request = UpRequest {
+        reauthenticate: args.force_reauth,
+        ..request(args.change, &joining, args.reset)?
+    };
     let request = Request::Up(Box::new(request));
     let Response::Up(report) = accepted(ask(socket, request, patience(joining.timeout))?)? else {
         return Err(unexpected());

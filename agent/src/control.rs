@@ -104,6 +104,9 @@ pub(crate) struct UpRequest {
     pub(crate) auth_key: Option<SecretText>,
     /// How long it may take, in seconds.
     pub(crate) timeout: Option<u64>,
+    /// Whether the machine is to be let in again, though it is in.
+    #[serde(default)]
+    pub(crate) reauthenticate: bool,
     /// Whether settings left out go back to their defaults.
     pub(crate) reset: bool,
     /// Whether routes that would cut something off are taken all the same.

@@ -168,6 +168,7 @@ mod tests {
                 tags: BTreeSet::new(),
                 addresses: BTreeSet::new(),
                 routes: Vec::new(),
+                key: weir_protocol::KeyStatus::default(),
             },
             peers: BTreeMap::from([(relay.id, relay)]),
             filter: Vec::new(),

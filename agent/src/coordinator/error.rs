@@ -62,6 +62,15 @@ impl ClientError {
         matches!(self, Self::Refused(problem) if matches!(problem.code, ErrorCode::NotEnrolled))
     }
 
+    /// Whether an auth key is what it takes: the machine is not known, or its node's key expired.
+    pub(crate) const fn needs_auth_key(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused(problem)
+                if matches!(problem.code, ErrorCode::NotEnrolled | ErrorCode::NodeKeyExpired)
+        )
+    }
+
     /// Whether another coordinator of the network may do what this one did not.
     pub(crate) const fn another_may_do(&self) -> bool {
         match self {

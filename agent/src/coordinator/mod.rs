@@ -6,5 +6,5 @@ mod error;
 mod lines;
 mod tls;
 
-pub(crate) use client::{Client, MapStream};
+pub(crate) use client::{Client, MapStream, now};
 pub(crate) use error::ClientError;

@@ -18,10 +18,13 @@ use super::{
     keys::Keys,
     saved::Saved,
     session::Session,
-    status::{self, Connection},
+    status::{self, Connection, Looked},
     warnings::lost_addresses,
 };
-use crate::control::{NodeState, StatusReport};
+use crate::{
+    control::{NodeState, StatusReport},
+    coordinator::now,
+};
 
 /// How long `status` waits for counters that are fresh.
 const LOOK_DEADLINE: Duration = Duration::from_secs(5);
@@ -263,7 +266,7 @@ impl<H: Host> Agent<H> {
             state.ledger.map(),
             &kernel,
             &connection,
-            ports,
+            Looked { ports, now: now() },
             state.ledger_problem.as_ref(),
             &state.keys.node,
         );

@@ -28,13 +28,22 @@ pub(crate) struct Connection {
     pub(crate) problem: Option<String>,
 }
 
+/// What was looked at for the status.
+#[derive(Clone, Debug)]
+pub(crate) struct Looked {
+    /// The source ports in use.
+    pub(crate) ports: Vec<PortUse>,
+    /// When, in seconds since 1970.
+    pub(crate) now: i64,
+}
+
 /// Puts the status together.
 pub(crate) fn report(
     saved: &Saved,
     map: Option<&NetworkMap>,
     kernel: &Status,
     connection: &Connection,
-    ports: Vec<PortUse>,
+    looked: Looked,
     ledger_problem: Option<&ItemFailure>,
     key: &NodePrivateKey,
 ) -> StatusReport {
@@ -87,13 +96,13 @@ pub(crate) fn report(
         repairs: kernel.repairs.iter().cloned().collect(),
         notices: map.map(|map| map.notices.clone()).unwrap_or_default(),
         warnings: match (map, &settings) {
-            (Some(map), Some(settings)) => warnings(map, settings),
+            (Some(map), Some(settings)) => warnings(map, settings, looked.now),
             (Some(_), None) | (None, _) => Vec::new(),
         }
         .into_iter()
-        .chain(scarce_ports(&ports))
+        .chain(scarce_ports(&looked.ports))
         .collect(),
-        ports: most_used(ports),
+        ports: most_used(looked.ports),
         failures: kernel
             .failures
             .iter()

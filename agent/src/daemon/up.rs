@@ -48,6 +48,8 @@ struct Checked {
     auth_key: Option<AuthKey>,
     /// Whether the key was named in the command, and not only in the file.
     key_is_given: bool,
+    /// Whether the machine is to be let in again, though it is in.
+    reauthenticate: bool,
 }
 
 impl<H: Host> Agent<H> {
@@ -192,6 +194,7 @@ impl<H: Host> Agent<H> {
             coordinator,
             auth_key,
             key_is_given,
+            reauthenticate: request.reauthenticate,
         })
     }
 
@@ -316,6 +319,7 @@ impl<H: Host> Agent<H> {
             node_key: self.keys().node.public(),
             tags: checked.settings.advertise_tags.0.clone(),
             host: host.clone(),
+            reauthenticate: checked.reauthenticate,
         };
         let enrolled_here = saved
             .enrolment
@@ -323,9 +327,10 @@ impl<H: Host> Agent<H> {
             .is_some_and(|known| is_enrolled_at(known, &checked.urls));
         let key = checked.auth_key.as_ref();
         // A key in the file was for the first time; one in the command is meant.
-        let first_key = key.filter(|_| checked.key_is_given || !enrolled_here);
+        let is_meant = checked.key_is_given || checked.reauthenticate || !enrolled_here;
+        let first_key = key.filter(|_| is_meant);
         match client.register(&request(first_key), left(deadline)).await {
-            Err(error) if error.is_not_enrolled() && first_key.is_none() && key.is_some() => {
+            Err(error) if error.needs_auth_key() && first_key.is_none() && key.is_some() => {
                 Ok(client.register(&request(key), left(deadline)).await?)
             }
             result => Ok(result?),

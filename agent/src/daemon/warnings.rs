@@ -8,9 +8,9 @@ use weir_protocol::NetworkMap;
 
 use crate::route_checks::{cut_off_peers_by, exits};
 
-/// A sentence for each thing that a person should know.
-pub(crate) fn warnings(map: &NetworkMap, settings: &NodeSettings) -> Vec<String> {
-    let mut warnings = Vec::new();
+/// A sentence for each thing that a person should know `now`, in seconds since 1970.
+pub(crate) fn warnings(map: &NetworkMap, settings: &NodeSettings, now: i64) -> Vec<String> {
+    let mut warnings: Vec<_> = expiring_key(map, now).into_iter().collect();
     if let Some(wanted) = settings
         .exit_node
         .as_ref()
@@ -71,6 +71,30 @@ pub(crate) fn lost_addresses(
     .collect()
 }
 
+/// From how many seconds before its end on a key is said to expire: two weeks, so that whoever
+/// looks once a week sees it.
+const EXPIRES_SOON_SECONDS: i64 = 14 * 24 * 3600;
+
+/// A key that expires soon. One that has expired is told by the coordinator.
+fn expiring_key(map: &NetworkMap, now: i64) -> Option<String> {
+    let end = map.node.key.expires.filter(|_| !map.node.key.expired)?;
+    let left = end.saturating_sub(now).max(0);
+    if left > EXPIRES_SOON_SECONDS {
+        return None;
+    }
+    let left = match left / 3600 {
+        0 => "within the hour".to_owned(),
+        hours @ 1..48 => format!("in {hours} h"),
+        hours => format!("in {} days", hours / 24),
+    };
+    Some(format!(
+        "the key of this node expires {left}: without a new one, no other node talks to it then. \
+         `agent up --force-reauth --auth-key=KEY` renews it; an admin can lift the limit \
+         (coordinator nodes expire {} --never)",
+        map.node.name
+    ))
+}
+
 /// From how many hundredths of the ports in use on they count as scarce.
 const SCARCE_PERCENT: u32 = 80;
 
@@ -96,12 +120,12 @@ mod tests {
     fn an_exit_that_is_gone_is_said_with_what_to_do() {
         let map = exit_map();
         let mut settings = node_settings();
-        assert_eq!(warnings(&map, &settings), Vec::<String>::new());
+        assert_eq!(warnings(&map, &settings, 0), Vec::<String>::new());
         settings.exit_node = Some("other".to_owned());
-        assert_eq!(warnings(&map, &settings), Vec::<String>::new());
+        assert_eq!(warnings(&map, &settings, 0), Vec::<String>::new());
         settings.exit_node = Some("gone".to_owned());
         settings.exit_node_allow_lan_access = true;
-        let said = warnings(&map, &settings).join("\n");
+        let said = warnings(&map, &settings, 0).join("\n");
         for part in [
             "\"gone\" is gone",
             "refused",
@@ -136,6 +160,28 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_expires_soon_is_said_in_time() {
+        const DAY: i64 = 24 * 3600;
+        let mut map = exit_map();
+        let said = |map: &NetworkMap| warnings(map, &node_settings(), 1_000).join("\n");
+        assert_eq!(said(&map), "");
+        for (left, words) in [
+            (15 * DAY, ""),
+            (14 * DAY, "expires in 14 days"),
+            (DAY, "expires in 24 h"),
+            (60, "expires within the hour"),
+            (-60, "expires within the hour"),
+        ] {
+            map.node.key.expires = Some(1_000 + left);
+            let said = said(&map);
+            assert!(said.contains(words), "{left}: {said}");
+            assert_eq!(said.is_empty(), words.is_empty(), "{left}: {said}");
+        }
+        map.node.key.expired = true;
+        assert_eq!(said(&map), "", "the coordinator tells that");
+    }
+
+    #[test]
     fn ports_are_said_to_be_scarce_before_they_run_out() {
         let of = |ports| PortUse {
             egress: "203.0.113.7".parse().unwrap(),
@@ -158,7 +204,7 @@ mod tests {
     fn a_route_that_holds_an_endpoint_is_said() {
         let mut settings = node_settings();
         settings.advertised = ["198.51.100.0/24".parse().unwrap()].into();
-        let said = warnings(&exit_map(), &settings).join("\n");
+        let said = warnings(&exit_map(), &settings, 0).join("\n");
         assert!(
             said.starts_with("the route 198.51.100.0/24 holds 198.51.100.9, where other"),
             "{said}"

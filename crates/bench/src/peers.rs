@@ -77,6 +77,7 @@ pub(crate) fn map(peers: u32) -> Result<NetworkMap> {
                 prefix: "203.0.113.80/32".parse()?,
                 state: RouteState::Serving,
             }],
+            key: weir_protocol::KeyStatus::default(),
         },
         peers: peers.collect::<Result<BTreeMap<_, _>>>()?,
         filter: vec![Grant {

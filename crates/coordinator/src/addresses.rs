@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 use weir_overlay::{NodeName, OVERLAY_V4, OVERLAY_V6};
 
@@ -22,6 +22,45 @@ pub(crate) fn lowest_free(
             (Ipv4Addr::from_bits(bits), Ipv6Addr::from_bits(v6))
         })
         .find(|(v4, v6)| !taken.contains(v4) && !taken_v6.contains(v6))
+}
+
+/// Why an address is not one that a node can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum AddressError {
+    /// It is not in the overlay.
+    #[error("{0} is not an address of the overlay: choose one of {OVERLAY_V4} or {OVERLAY_V6}")]
+    Outside(IpAddr),
+    /// It has a meaning of its own, or is an IPv6 address without a counterpart in IPv4.
+    #[error(
+        "{0} cannot be given to a node: choose one from 100.64.0.1 to 100.127.255.254, or its \
+         counterpart in {OVERLAY_V6} (100.64.0.7 and fd77:6569:7200::7 belong together)"
+    )]
+    Reserved(IpAddr),
+}
+
+/// The pair of addresses that an address belongs to: both end in the same number.
+///
+/// # Errors
+/// [`AddressError`].
+pub(crate) fn pair_of(address: IpAddr) -> Result<(Ipv4Addr, Ipv6Addr), AddressError> {
+    let (first, last) = (
+        OVERLAY_V4.network().to_bits(),
+        OVERLAY_V4.broadcast().to_bits(),
+    );
+    let number = match address {
+        IpAddr::V4(v4) if OVERLAY_V4.contains(&v4) => u128::from(v4.to_bits() - first),
+        IpAddr::V6(v6) if OVERLAY_V6.contains(&v6) => v6.to_bits() - OVERLAY_V6.network().to_bits(),
+        IpAddr::V4(_) | IpAddr::V6(_) => return Err(AddressError::Outside(address)),
+    };
+    let reserved = AddressError::Reserved(address);
+    let v4 = u32::try_from(number).map_err(|_| reserved)?;
+    if v4 == 0 || v4 >= last - first {
+        return Err(reserved);
+    }
+    Ok((
+        Ipv4Addr::from_bits(first + v4),
+        Ipv6Addr::from_bits(OVERLAY_V6.network().to_bits() + number),
+    ))
 }
 
 /// The name for a host: what it calls itself, with `-2`, `-3` ... when that is taken.
@@ -67,6 +106,29 @@ mod tests {
         taken.insert(second.0);
         let fourth = lowest_free(&taken, &taken_v6).unwrap();
         assert_eq!(fourth.1.to_string(), "fd77:6569:7200::4");
+    }
+
+    #[test]
+    fn an_address_names_its_pair() {
+        let pair = pair_of("100.64.1.7".parse().unwrap()).unwrap();
+        assert_eq!(pair.1.to_string(), "fd77:6569:7200::107");
+        assert_eq!(pair_of(pair.1.into()), Ok(pair));
+        let last = pair_of("100.127.255.254".parse().unwrap()).unwrap();
+        assert_eq!(last.1.to_string(), "fd77:6569:7200::3f:fffe");
+        for outside in ["10.0.0.1", "100.128.0.1", "fd00::1"] {
+            let outside = outside.parse().unwrap();
+            assert_eq!(pair_of(outside), Err(AddressError::Outside(outside)));
+        }
+        for reserved in [
+            "100.64.0.0",
+            "100.127.255.255",
+            "fd77:6569:7200::",
+            "fd77:6569:7200::40:0",
+            "fd77:6569:7200:1::1",
+        ] {
+            let reserved = reserved.parse().unwrap();
+            assert_eq!(pair_of(reserved), Err(AddressError::Reserved(reserved)));
+        }
     }
 
     #[test]

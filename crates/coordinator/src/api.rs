@@ -30,7 +30,7 @@ use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
 };
-use weir_overlay::{Generation, KeyId, NodeId, NodeName, Tag, UserId};
+use weir_overlay::{Generation, KeyId, NodeId, NodeName, NodePublicKey, Tag, UserId};
 use weir_protocol::{ItemFailure, Pin, ProblemDetails, RouteState};
 
 /// The path that all requests start with.
@@ -122,6 +122,9 @@ pub struct Key {
     /// From when on it is refused.
     #[schemars(with = "String")]
     pub expires: Timestamp,
+    /// For how many seconds the keys of nodes that it lets in are good; none for ever.
+    #[serde(default)]
+    pub node_life_seconds: Option<u64>,
 }
 
 /// `POST /api/v1/keys`
@@ -143,6 +146,22 @@ pub struct CreateKey {
     pub ephemeral: bool,
     /// For how many seconds it is valid.
     pub expires_in_seconds: u64,
+    /// For how long the keys of nodes that it lets in are good.
+    #[serde(default)]
+    pub node_life: NodeLife,
+}
+
+/// For how long the key of a node is good that is let in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum NodeLife {
+    /// Half a year for a user's, for ever for one with tags.
+    #[default]
+    Usual,
+    /// For ever.
+    Unlimited,
+    /// For so many seconds.
+    Seconds(u64),
 }
 
 /// The answer to [`CreateKey`]: the only time that the secret is shown.
@@ -191,6 +210,16 @@ pub struct Node {
     pub enrolled: Timestamp,
     /// Whether it is forgotten once it stays away.
     pub ephemeral: bool,
+    /// Its WireGuard key.
+    #[schemars(with = "String")]
+    pub key: NodePublicKey,
+    /// Until when that is good; none for ever.
+    #[serde(default)]
+    #[schemars(with = "Option<String>")]
+    pub key_expires: Option<Timestamp>,
+    /// Whether that time is over: no other node talks to it until it is let in again.
+    #[serde(default)]
+    pub key_expired: bool,
     /// What its host calls itself.
     pub hostname: String,
     /// Its operating system.
@@ -303,6 +332,22 @@ pub struct ChooseEgress {
 pub struct RenameNode {
     /// The new name.
     pub name: String,
+}
+
+/// `PUT /api/v1/nodes/NODE/expiry`
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SetNodeExpiry {
+    /// In how many seconds its key expires: 0 is at once, null is never.
+    pub in_seconds: Option<u64>,
+}
+
+/// `PUT /api/v1/nodes/NODE/address`
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SetNodeAddress {
+    /// One of the two; the other one has the same number.
+    pub address: IpAddr,
 }
 
 /// `PUT /api/v1/nodes/NODE/tags`

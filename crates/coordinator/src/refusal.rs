@@ -143,6 +143,8 @@ const fn status(code: ErrorCode) -> u16 {
         | ErrorCode::UsedAuthKey
         | ErrorCode::ExpiredAuthKey
         | ErrorCode::NotEnrolled
+        | ErrorCode::NodeKeyExpired
+        | ErrorCode::MachineRevoked
         | ErrorCode::TagNotAllowed
         | ErrorCode::Forbidden => 403,
         ErrorCode::NotFound => 404,

@@ -3,15 +3,15 @@
 use crate::store::{Decision, EgressRow, NodeRow, RouteRow, StoreError, Tx};
 use ipnet::IpNet;
 use std::{collections::BTreeMap, net::IpAddr};
-use weir_netmap::{EgressChoice, NetworkState, Node, RouteDecision};
+use weir_netmap::{EgressChoice, KeyLife, NetworkState, Node, RouteDecision};
 use weir_overlay::UserId;
 use weir_policy::User;
 
-/// Reads the whole network. All nodes count as healthy.
+/// Reads the whole network as it is `now`, in seconds since 1970. All nodes count as healthy.
 ///
 /// # Errors
 /// [`StoreError`].
-pub(crate) async fn read(tx: &mut Tx) -> Result<NetworkState, StoreError> {
+pub(crate) async fn read(tx: &mut Tx, now: i64) -> Result<NetworkState, StoreError> {
     let users = tx.users().await?;
     let routes = tx.routes().await?;
     let egress = tx.route_egress().await?;
@@ -28,7 +28,7 @@ pub(crate) async fn read(tx: &mut Tx) -> Result<NetworkState, StoreError> {
                 let first = routes.partition_point(|route| route.node < row.id);
                 let behind = routes.partition_point(|route| route.node <= row.id);
                 let own = routes.get(first..behind).unwrap_or_default();
-                (row.id, node(row, own, &egress, true))
+                (row.id, node(row, own, &egress, now))
             })
             .collect(),
         primaries,
@@ -41,9 +41,10 @@ pub(crate) fn user(id: UserId, name: String) -> User {
     User { id, name, email }
 }
 
-/// One node, with those of `routes` and `egress` that are its own.
+/// One node as it is `now`, with those of `routes` and `egress` that are its own. It counts as
+/// healthy.
 #[must_use]
-pub(crate) fn node(row: NodeRow, routes: &[RouteRow], egress: &[EgressRow], healthy: bool) -> Node {
+pub(crate) fn node(row: NodeRow, routes: &[RouteRow], egress: &[EgressRow], now: i64) -> Node {
     let own = || routes.iter().filter(|route| route.node == row.id);
     let mut host = row.host;
     host.advertised_routes = own()
@@ -56,6 +57,7 @@ pub(crate) fn node(row: NodeRow, routes: &[RouteRow], egress: &[EgressRow], heal
         user: row.user,
         tags: row.tags,
         node_key: row.node_key,
+        key_life: KeyLife::at(row.key_expires_at, now),
         addresses: [IpAddr::V4(row.ipv4), IpAddr::V6(row.ipv6)].into(),
         created: row.created_at,
         host,
@@ -70,7 +72,7 @@ pub(crate) fn node(row: NodeRow, routes: &[RouteRow], egress: &[EgressRow], heal
             .collect(),
         egress: choices(egress.iter().filter(|chosen| chosen.node == row.id)),
         observed_address: row.observed_address,
-        healthy,
+        healthy: true,
     }
 }
 

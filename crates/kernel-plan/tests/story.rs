@@ -98,6 +98,7 @@ fn map(id: u8, routes: &[(&str, RouteState)], peers: Vec<Peer>, filter: Vec<Gran
                     state: *state,
                 })
                 .collect(),
+            key: weir_protocol::KeyStatus::default(),
         },
         peers: peers.into_iter().map(|peer| (peer.id, peer)).collect(),
         filter,

@@ -7,7 +7,8 @@ use weir_overlay::{NodeId, UserId};
 use weir_policy::{Policy, PolicyNode, User};
 
 /// The advertised routes of each node that an admin approved, or that the policy's `autoApprovers`
-/// approve and no admin rejected. A policy that changes decides anew on all of them.
+/// approve and no admin rejected. A policy that changes decides anew on all of them. A node whose
+/// key has expired has none.
 pub(crate) fn in_force(state: &NetworkState, policy: &Policy) -> BTreeMap<NodeId, BTreeSet<IpNet>> {
     let nodes = state.nodes.values();
     nodes
@@ -21,6 +22,9 @@ pub(crate) fn of_node(
     users: &BTreeMap<UserId, User>,
     policy: &Policy,
 ) -> BTreeSet<IpNet> {
+    if node.key_life.is_over() {
+        return BTreeSet::new();
+    }
     let owner = node.user.and_then(|user| users.get(&user));
     let approver_sees = PolicyNode {
         user: node.user,

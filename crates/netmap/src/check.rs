@@ -248,6 +248,7 @@ mod tests {
                 tags: BTreeSet::new(),
                 addresses: ["100.64.0.1".parse().unwrap()].into(),
                 routes: Vec::new(),
+                key: weir_protocol::KeyStatus::default(),
             },
             peers: peers.into_iter().map(|peer| (peer.id, peer)).collect(),
             filter,

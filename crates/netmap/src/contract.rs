@@ -227,6 +227,7 @@ impl NetworkFile {
                     tags: node.tags.iter().cloned().collect(),
                     // Nobody asks for the keys of a network that is only described.
                     node_key: NodePublicKey::from_bytes([0; 32]),
+                    key_life: crate::KeyLife::Unlimited,
                     addresses: v4.into_iter().chain(v6).collect(),
                     created: times.get(&node.created).copied().unwrap_or_default(),
                     host: HostInfo {

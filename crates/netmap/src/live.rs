@@ -4,7 +4,7 @@ use crate::{
     approval,
     network::{Network, with_routes},
     routes::Relays,
-    state::{NetworkState, Node},
+    state::{KeyLife, NetworkState, Node},
 };
 use ipnet::IpNet;
 use std::{
@@ -162,13 +162,13 @@ impl LiveNetwork {
             return Touched::default();
         }
         let seen_before = self.seen(id);
-        let status_before = self.status(id);
+        let told_before = self.told(id);
         match node {
             Some(node) => drop(self.state.nodes.insert(id, node)),
             None => drop(self.state.nodes.remove(&id)),
         }
         let mut touched = Touched::whole(self.follow_routes(id));
-        if self.status(id) != status_before {
+        if self.told(id) != told_before {
             touched.whole.insert(id);
         }
         if self.seen(id) != seen_before {
@@ -193,7 +193,8 @@ impl LiveNetwork {
             let policy = self.policy.policy();
             approval::of_node(node, &self.state.users, policy)
         });
-        let mut as_policy_node = node.map(Node::as_policy_node);
+        let in_force = node.filter(|node| !node.key_life.is_over());
+        let mut as_policy_node = in_force.map(Node::as_policy_node);
         if let (Some(node), Some(routes)) = (&mut as_policy_node, &routes) {
             node.approved_routes.clone_from(routes);
         }
@@ -309,10 +310,15 @@ impl LiveNetwork {
         })
     }
 
-    /// What a node alone is told of its routes.
-    fn status(&self, id: NodeId) -> (Vec<RouteStatus>, Vec<RouteEgress>) {
+    /// What a node alone is told: of its routes and its key.
+    fn told(&self, id: NodeId) -> (Vec<RouteStatus>, Vec<RouteEgress>, Option<KeyLife>) {
+        let node = self.state.nodes.get(&id);
         let network = self.network();
-        (network.routes(id), network.egress(id))
+        (
+            network.routes(id),
+            network.egress(id),
+            node.map(|node| node.key_life),
+        )
     }
 }
 

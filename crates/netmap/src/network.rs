@@ -13,11 +13,15 @@ use std::{
 };
 use weir_overlay::{Generation, NodeId};
 use weir_policy::{CompiledPolicy, Diagnostic, Directory, Policy, compile};
-use weir_protocol::{NetworkMap, Peer, RouteState, RouteStatus, SelfNode};
+use weir_protocol::{KeyStatus, NetworkMap, Peer, RouteState, RouteStatus, SelfNode};
 
 /// Told to every node while nobody has set a policy.
 pub const NO_POLICY_NOTICE: &str =
     "no policy is set: nothing is allowed. Set one with `coordinator policy set FILE`";
+
+/// Told to a node whose key has expired.
+pub const KEY_EXPIRED_NOTICE: &str = "the key of this node has expired: it has no peers until it \
+     is let in again. Run `agent up --force-reauth`, with --auth-key=KEY where you have one";
 
 /// One state of the network under one policy. Making it costs a compilation, unless
 /// [`LiveNetwork`](crate::LiveNetwork) has it already; the map of a node then costs about as much
@@ -114,6 +118,8 @@ impl<'a> Network<'a> {
             prefix: *prefix,
             state: match node.decisions.get(prefix) {
                 Some(RouteDecision::Rejected) => RouteState::Rejected,
+                // It serves nothing, but nobody needs to approve it again.
+                Some(RouteDecision::Approved) if node.key_life.is_over() => RouteState::Standby,
                 _ if !approved.is_some_and(|routes| routes.contains(prefix)) => {
                     RouteState::AwaitingApproval
                 }
@@ -133,10 +139,13 @@ impl<'a> Network<'a> {
         let offers = self.offers(node);
         let peers = self.policy.peers(node);
         let peers = peers.iter().filter_map(|peer| self.state.nodes.get(peer));
-        let notices = match self.policy.is_set() {
-            true => Vec::new(),
-            false => vec![NO_POLICY_NOTICE.to_owned()],
-        };
+        let mut notices = Vec::new();
+        if !self.policy.is_set() {
+            notices.push(NO_POLICY_NOTICE.to_owned());
+        }
+        if own.key_life.is_over() {
+            notices.push(KEY_EXPIRED_NOTICE.to_owned());
+        }
         Some(NetworkMap {
             generation,
             node: SelfNode {
@@ -147,6 +156,11 @@ impl<'a> Network<'a> {
                 addresses: self.addresses(own, own),
                 routes: self.routes(node),
                 egress: self.egress(node),
+                key: KeyStatus {
+                    public: Some(own.node_key),
+                    expires: own.key_life.end(),
+                    expired: own.key_life.is_over(),
+                },
             },
             peers: peers
                 .map(|peer| (peer.id, self.peer(own, peer, &offers)))

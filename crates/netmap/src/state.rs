@@ -27,6 +27,45 @@ pub struct EgressChoice {
     pub address: Option<IpAddr>,
 }
 
+/// Until when a node's key is good, in seconds since 1970.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KeyLife {
+    /// For ever.
+    #[default]
+    Unlimited,
+    /// Until then.
+    Until(i64),
+    /// It was until then, which is over: nobody has the node as a peer.
+    Over(i64),
+}
+
+impl KeyLife {
+    /// What a time of expiry means now.
+    #[must_use]
+    pub const fn at(expires: Option<i64>, now: i64) -> Self {
+        match expires {
+            None => Self::Unlimited,
+            Some(time) if time <= now => Self::Over(time),
+            Some(time) => Self::Until(time),
+        }
+    }
+
+    /// Whether it is over.
+    #[must_use]
+    pub const fn is_over(self) -> bool {
+        matches!(self, Self::Over(_))
+    }
+
+    /// When it is or was over, if ever.
+    #[must_use]
+    pub const fn end(self) -> Option<i64> {
+        match self {
+            Self::Unlimited => None,
+            Self::Until(time) | Self::Over(time) => Some(time),
+        }
+    }
+}
+
 /// A node of the network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
@@ -40,6 +79,8 @@ pub struct Node {
     pub tags: BTreeSet<Tag>,
     /// Its WireGuard key.
     pub node_key: NodePublicKey,
+    /// Until when that is good.
+    pub key_life: KeyLife,
     /// Its overlay addresses.
     pub addresses: BTreeSet<IpAddr>,
     /// When it was enrolled, in seconds since 1970. Of two relays for one prefix, the older one
@@ -116,6 +157,7 @@ impl NetworkState {
             nodes: self
                 .nodes
                 .iter()
+                .filter(|(_, node)| !node.key_life.is_over())
                 .map(|(id, node)| (*id, node.as_policy_node()))
                 .collect(),
             ..Directory::default()

@@ -14,7 +14,7 @@ use std::{
     net::IpAddr,
 };
 use weir_netmap::{
-    EgressChoice, LiveNetwork, MapHistory, Network, NetworkChange, NetworkState, Node,
+    EgressChoice, KeyLife, LiveNetwork, MapHistory, Network, NetworkChange, NetworkState, Node,
     RouteDecision, Since, apply, check_map, delta,
 };
 use weir_overlay::{Generation, NodeId, NodePublicKey, UserId};
@@ -105,8 +105,13 @@ fn node() -> impl Strategy<Value = Node> {
         0i64..3,
         any::<bool>(),
         egress(),
+        prop_oneof![
+            4 => Just(KeyLife::Unlimited),
+            1 => (0i64..2).prop_map(KeyLife::Until),
+            1 => (0i64..2).prop_map(KeyLife::Over),
+        ],
     );
-    node.prop_map(|(user, tags, routes, created, healthy, egress)| {
+    node.prop_map(|(user, tags, routes, created, healthy, egress, key_life)| {
         let prefix = |at: &usize| ROUTES[*at].parse::<IpNet>().unwrap();
         Node {
             id: NodeId(0),
@@ -114,6 +119,7 @@ fn node() -> impl Strategy<Value = Node> {
             user: (user > 0).then_some(UserId(user)),
             tags: tags.iter().map(|tag| tag.parse().unwrap()).collect(),
             node_key: NodePublicKey::from_bytes([0; 32]),
+            key_life,
             addresses: BTreeSet::new(),
             created,
             host: HostInfo {
@@ -342,7 +348,7 @@ proptest! {
             prop_assert!(!network.approved_routes(node.id).any(|route| rejected(&route)));
             let in_force: BTreeSet<_> = network.approved_routes(node.id).collect();
             let by_hand: BTreeSet<_> = node.approved_routes().collect();
-            prop_assert!(by_hand.is_subset(&in_force));
+            prop_assert!(node.key_life.is_over() || by_hand.is_subset(&in_force));
         }
         for map in maps(&state, &policy, 1).values() {
             for (id, peer) in &map.peers {
@@ -351,6 +357,11 @@ proptest! {
             }
             let own = &state.nodes[&map.node.id];
             let serves: BTreeSet<_> = network.approved_routes(own.id).collect();
+            if own.key_life.is_over() {
+                prop_assert!(serves.is_empty() && map.peers.is_empty() && map.filter.is_empty());
+                prop_assert!(map.node.key.expired);
+                continue;
+            }
             for route in &map.node.routes {
                 let approved = matches!(route.state, RouteState::Serving | RouteState::Standby);
                 prop_assert_eq!(approved, serves.contains(&route.prefix));

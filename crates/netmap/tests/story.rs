@@ -51,6 +51,7 @@ fn node(id: NodeId, name: &str) -> Node {
         user: None,
         tags: BTreeSet::new(),
         node_key: NodePublicKey::from_bytes([u8::try_from(id.0).unwrap(); 32]),
+        key_life: weir_netmap::KeyLife::Unlimited,
         addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
         created: 1_700_000_000 + i64::try_from(id.0).unwrap(),
         host: HostInfo {

@@ -47,6 +47,10 @@ pub struct RegisterRequest {
     pub tags: BTreeSet<Tag>,
     /// The host.
     pub host: HostInfo,
+    /// Asks to be let in anew, though the machine is in: the auth key is used, and the time of the
+    /// node's key begins again. What expired needs no such word.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reauthenticate: bool,
 }
 
 impl fmt::Debug for RegisterRequest {
@@ -56,6 +60,7 @@ impl fmt::Debug for RegisterRequest {
             .field("node_key", &self.node_key)
             .field("tags", &self.tags)
             .field("host", &self.host)
+            .field("reauthenticate", &self.reauthenticate)
             .finish()
     }
 }

@@ -21,6 +21,10 @@ pub enum ErrorCode {
     ExpiredAuthKey,
     /// The machine is not enrolled and brought no auth key.
     NotEnrolled,
+    /// The node's own key has expired; it must be let in again.
+    NodeKeyExpired,
+    /// The machine's key was revoked. It is never let in again.
+    MachineRevoked,
     /// The auth key does not allow a tag that was asked for.
     TagNotAllowed,
     /// A route that may not be advertised.

@@ -24,8 +24,8 @@ pub use enrolment::{
 };
 pub use error::{ErrorCode, ProblemDetails};
 pub use map::{
-    Destination, Grant, IpProtocol, MapDelta, MapDigest, MapRequest, NetworkMap, Peer, PortRange,
-    RouteEgress, RouteState, RouteStatus, SelfNode, StreamMessage,
+    Destination, Grant, IpProtocol, KeyStatus, MapDelta, MapDigest, MapRequest, NetworkMap, Peer,
+    PortRange, RouteEgress, RouteState, RouteStatus, SelfNode, StreamMessage,
 };
 pub use signature::{
     MAX_AGE_SECONDS, SignatureError, Signed, SignedHeaders, content_digest, sign, verify,

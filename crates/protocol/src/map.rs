@@ -176,6 +176,33 @@ pub struct SelfNode {
     /// is said of leaves as the host's own settings say.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub egress: Vec<RouteEgress>,
+    /// Its WireGuard key, as the coordinator has it.
+    #[serde(default, skip_serializing_if = "KeyStatus::is_unknown")]
+    pub key: KeyStatus,
+}
+
+/// What the coordinator has of a node's WireGuard key. All of it is unknown in a map of a
+/// coordinator that does not tell.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct KeyStatus {
+    /// The key that its peers know it by. While a node changes its key, this says which of the two
+    /// is in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public: Option<NodePublicKey>,
+    /// Until when it is good, in seconds since 1970 by the coordinator's clock; none for one that
+    /// is good for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<i64>,
+    /// Whether that time is over. The node then has no peers, and nobody has it as a peer, until
+    /// it is let in again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub expired: bool,
+}
+
+impl KeyStatus {
+    fn is_unknown(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Another node that this one may talk to or hear from.

@@ -42,6 +42,7 @@ fn node() -> SelfNode {
             prefix: "8.8.8.8/32".parse().unwrap(),
             state: RouteState::AwaitingApproval,
         }],
+        key: weir_protocol::KeyStatus::default(),
     }
 }
 
@@ -87,6 +88,7 @@ fn requests_and_answers() {
             node_key: key(1),
             tags: BTreeSet::new(),
             host: host(),
+            reauthenticate: false,
         }
     );
     insta::assert_json_snapshot!(
@@ -229,6 +231,7 @@ fn a_request_prints_without_its_auth_key() {
         node_key: key(1),
         tags: BTreeSet::new(),
         host: host(),
+        reauthenticate: false,
     };
     assert!(!format!("{request:?}").contains("5ec2e7"));
 }

@@ -158,6 +158,7 @@ mod tests {
                 tags: BTreeSet::new(),
                 addresses: BTreeSet::new(),
                 routes: Vec::new(),
+                key: weir_protocol::KeyStatus::default(),
             },
             peers: BTreeMap::new(),
             filter: Vec::new(),

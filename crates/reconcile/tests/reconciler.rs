@@ -67,6 +67,7 @@ fn map(generation: u64, sources: &str, routes: &[&str]) -> NetworkMap {
                 prefix: "8.8.8.8/32".parse().unwrap(),
                 state: RouteState::Serving,
             }],
+            key: weir_protocol::KeyStatus::default(),
         },
         peers: BTreeMap::from([(peer.id, peer)]),
         filter: vec![Grant {

@@ -103,6 +103,7 @@ fn map(generation: u64) -> NetworkMap {
                 prefix: "8.8.8.8/32".parse().unwrap(),
                 state: RouteState::AwaitingApproval,
             }],
+            key: weir_protocol::KeyStatus::default(),
         },
         peers: BTreeMap::new(),
         filter: Vec::new(),

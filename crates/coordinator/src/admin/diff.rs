@@ -1,7 +1,7 @@
 //! Who gains and who loses what when one policy takes the place of another.
 
 use super::policy::{parse, stored};
-use crate::{Coordinator, api, refusal::Refusal, snapshot, store::Tx};
+use crate::{Coordinator, api, clock, refusal::Refusal, snapshot, store::Tx};
 use ipnet::IpNet;
 use std::collections::BTreeSet;
 use weir_netmap::{Network, NetworkState};
@@ -19,7 +19,7 @@ pub(crate) async fn diff_policies(
     let mut tx = coordinator.store.read().await?;
     let old = policy(coordinator, &mut tx, request.old).await?;
     let new = policy(coordinator, &mut tx, request.new).await?;
-    let state = snapshot::read(&mut tx).await?;
+    let state = snapshot::read(&mut tx, clock::now()).await?;
     drop(tx);
     let (before, after) = (Network::new(&state, &old), Network::new(&state, &new));
     let changes = diff(before.policy(), after.policy());

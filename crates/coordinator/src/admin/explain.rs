@@ -1,7 +1,7 @@
 //! Why the policy in force allows a connection, or why not.
 
 use super::policy::stored;
-use crate::{Coordinator, api, refusal::Refusal, snapshot};
+use crate::{Coordinator, api, clock, refusal::Refusal, snapshot};
 use ipnet::IpNet;
 use std::{collections::BTreeMap, net::IpAddr};
 use weir_netmap::{Network, NetworkState, Node};
@@ -33,7 +33,7 @@ pub(crate) async fn explain_policy(
 ) -> Result<Vec<api::Explained>, Refusal> {
     let in_force = coordinator.engine.policy();
     let mut tx = coordinator.store.read().await?;
-    let state = snapshot::read(&mut tx).await?;
+    let state = snapshot::read(&mut tx, clock::now()).await?;
     let text = match in_force.status.revision {
         Some(revision) => stored(&mut tx, Some(revision)).await?.text,
         None => String::new(),

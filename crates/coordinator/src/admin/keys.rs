@@ -1,6 +1,6 @@
 //! Auth keys.
 
-use super::{find_user, now, page::Wanted, time};
+use super::{find_user, nodes::MAX_KEY_LIFE_SECONDS, now, page::Wanted, time};
 use crate::{
     Coordinator, api,
     clock::{hexadecimal, random},
@@ -15,6 +15,10 @@ use weir_protocol::{AuthKey, ErrorCode};
 
 /// The longest life of a key: a year. A key that must live longer is one that will be forgotten.
 const MAX_LIFE_SECONDS: u64 = 366 * 24 * 3600;
+
+/// For how long the key of a user's node is good, unless the auth key says otherwise: half a year,
+/// as is usual in such networks.
+const USUAL_NODE_LIFE_SECONDS: u64 = 180 * 24 * 3600;
 
 fn describe(key: AuthKeyRow) -> Result<api::Key, Refusal> {
     let state = if key.revoked_at.is_some() {
@@ -36,6 +40,7 @@ fn describe(key: AuthKeyRow) -> Result<api::Key, Refusal> {
         uses: key.uses,
         created: time("time", key.created_at)?,
         expires: time("time", key.expires_at)?,
+        node_life_seconds: key.node_life.and_then(|life| u64::try_from(life).ok()),
     })
 }
 
@@ -74,6 +79,7 @@ pub(crate) async fn create_key(
             "a key lives from one second to 366 days: give --expires such as 24h or 30d",
         ));
     }
+    let node_life = node_life(&request)?;
     let urls = urls(coordinator).await?;
     let mut tx = coordinator.store.write().await?;
     let user = match &request.user {
@@ -96,11 +102,13 @@ pub(crate) async fn create_key(
         ephemeral: request.ephemeral,
         created_at,
         expires_at: created_at.saturating_add(life),
+        node_life,
     };
     tx.insert_auth_key(&stored).await?;
     let after = json!({
         "user": request.user, "tags": stored.tags, "reusable": stored.reusable,
         "ephemeral": stored.ephemeral, "expires_at": stored.expires_at,
+        "node_life": stored.node_life,
     });
     let entry = AuditEntry {
         at: created_at,
@@ -116,6 +124,25 @@ pub(crate) async fn create_key(
         key: key.reveal(),
         details: describe(row)?,
     })
+}
+
+/// For how many seconds the keys of nodes are good that a key lets in; none for ever.
+fn node_life(request: &api::CreateKey) -> Result<Option<i64>, Refusal> {
+    let seconds = match request.node_life {
+        // A server that carries tags has nobody in front of it who would renew its key.
+        api::NodeLife::Usual if request.user.is_none() => return Ok(None),
+        api::NodeLife::Usual => USUAL_NODE_LIFE_SECONDS,
+        api::NodeLife::Unlimited => return Ok(None),
+        api::NodeLife::Seconds(seconds) => seconds,
+    };
+    if !(1..=MAX_KEY_LIFE_SECONDS).contains(&seconds) {
+        return Err(Refusal::new(
+            ErrorCode::BadRequest,
+            "the keys of nodes are good for one second to ten years, or for ever: give \
+             --node-expiry such as 90d, or never",
+        ));
+    }
+    Ok(i64::try_from(seconds).ok())
 }
 
 /// Where agents reach the network's coordinators, this one first.

@@ -26,7 +26,10 @@ pub(crate) use diff::diff_policies;
 pub(crate) use explain::explain_policy;
 pub(crate) use keys::{create_key, list_keys, revoke_key};
 pub(crate) use metrics::{metrics, reach_store};
-pub(crate) use nodes::{delete_node, list_nodes, rename_node, show_node, tag_node};
+pub(crate) use nodes::{
+    delete_node, list_nodes, rename_node, revoke_node, set_node_address, set_node_expiry,
+    show_node, tag_node,
+};
 pub(crate) use policy::{get_policy, policy_history, roll_back_policy, set_policy, test_policy};
 pub(crate) use route_egress::choose_egress;
 pub(crate) use routes::{decide_routes, list_routes};

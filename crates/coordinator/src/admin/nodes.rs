@@ -2,15 +2,23 @@
 
 use super::{Expected, Versioned, find_node, now, page::Wanted, publish, time, versions};
 use crate::{
-    Coordinator, api, enrolment,
+    Coordinator,
+    addresses::pair_of,
+    api, enrolment,
     refusal::Refusal,
     snapshot,
     store::{Actor, AuditEntry, NodeRow, RouteRow},
 };
 use serde_json::json;
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 use weir_overlay::{NodeName, Tag};
 use weir_protocol::ErrorCode;
+
+/// The longest time that a key of a node may be set to expire after: ten years.
+pub(super) const MAX_KEY_LIFE_SECONDS: u64 = 10 * 366 * 24 * 3600;
 
 pub(super) fn describe(
     coordinator: &Coordinator,
@@ -26,7 +34,13 @@ pub(super) fn describe(
         last_seen: time("time", if online { now() } else { node.last_seen_at })?,
         enrolled: time("time", node.created_at)?,
         ephemeral: node.ephemeral,
-        endpoint: snapshot::node(node.clone(), routes, &[], true).endpoint(),
+        endpoint: snapshot::node(node.clone(), routes, &[], now()).endpoint(),
+        key_expires: node
+            .key_expires_at
+            .map(|end| time("time", end))
+            .transpose()?,
+        key_expired: node.key_expires_at.is_some_and(|end| end <= now()),
+        key: node.node_key,
         routes: routes
             .iter()
             .filter(|route| route.node == node.id && route.advertised)
@@ -95,22 +109,142 @@ pub(crate) async fn delete_node(
     node: &str,
     expected: &Expected,
 ) -> Result<api::Node, Refusal> {
+    remove(coordinator, actor, node, Removal::MayReturn, expected).await
+}
+
+/// Deletes a node and never lets its machine in again.
+///
+/// # Errors
+/// [`Refusal`].
+pub(crate) async fn revoke_node(
+    coordinator: &Coordinator,
+    actor: &Actor,
+    node: &str,
+) -> Result<api::Node, Refusal> {
+    remove(coordinator, actor, node, Removal::ForEver, &Expected::Any).await
+}
+
+/// What becomes of the machine of a node that is deleted.
+#[derive(Clone, Copy)]
+enum Removal {
+    /// With another auth key it may join again.
+    MayReturn,
+    /// It is refused, whatever it brings.
+    ForEver,
+}
+
+async fn remove(
+    coordinator: &Coordinator,
+    actor: &Actor,
+    node: &str,
+    removal: Removal,
+    expected: &Expected,
+) -> Result<api::Node, Refusal> {
     let mut tx = coordinator.store.write().await?;
     let row = find_node(&mut tx, node).await?;
     expected.check(Some(&versions::of_node(&row)))?;
     let routes = tx.routes_of(row.id).await?;
     let gone = describe(coordinator, row.clone(), &routes)?;
+    let action = match removal {
+        Removal::MayReturn => "nodes.delete",
+        Removal::ForEver => {
+            tx.revoke_machine(&row.machine_key, &row.name, now())
+                .await?;
+            "nodes.revoke"
+        }
+    };
     tx.delete_node(row.id).await?;
     let entry = AuditEntry {
         at: now(),
         actor,
-        action: "nodes.delete",
+        action,
         subject: enrolment::subject(row.id, &row.name),
     };
     tx.record(entry, Some(&gone), None::<&()>).await?;
     tx.commit().await?;
     publish(coordinator).await;
     Ok(gone)
+}
+
+/// Sets until when the key of a node is good: for so many seconds from now, or for ever.
+///
+/// # Errors
+/// [`Refusal`].
+pub(crate) async fn set_node_expiry(
+    coordinator: &Coordinator,
+    actor: &Actor,
+    node: &str,
+    in_seconds: Option<u64>,
+    expected: &Expected,
+) -> Result<Versioned<api::Node>, Refusal> {
+    if in_seconds.is_some_and(|seconds| seconds > MAX_KEY_LIFE_SECONDS) {
+        return Err(Refusal::new(
+            ErrorCode::BadRequest,
+            "a key that expires does so within ten years: give --in such as 90d, or --never",
+        ));
+    }
+    let now = now();
+    let life = in_seconds.map(|seconds| i64::try_from(seconds).unwrap_or(i64::MAX));
+    let expires_at = life.map(|life| now.saturating_add(life));
+    let mut tx = coordinator.store.write().await?;
+    let row = find_node(&mut tx, node).await?;
+    expected.check(Some(&versions::of_node(&row)))?;
+    tx.set_key_expiry(row.id, expires_at).await?;
+    let entry = AuditEntry {
+        at: now,
+        actor,
+        action: "nodes.expire",
+        subject: enrolment::subject(row.id, &row.name),
+    };
+    let before = json!({ "key_expires_at": row.key_expires_at });
+    let after = json!({ "key_expires_at": expires_at });
+    tx.record(entry, Some(&before), Some(&after)).await?;
+    tx.commit().await?;
+    publish(coordinator).await;
+    show_node(coordinator, row.name.as_str()).await
+}
+
+/// Gives a node the overlay addresses of this number; either address of the pair names it.
+///
+/// # Errors
+/// [`Refusal`], when it is no address for a node, or is taken.
+pub(crate) async fn set_node_address(
+    coordinator: &Coordinator,
+    actor: &Actor,
+    node: &str,
+    address: IpAddr,
+    expected: &Expected,
+) -> Result<Versioned<api::Node>, Refusal> {
+    let (ipv4, ipv6) =
+        pair_of(address).map_err(|error| Refusal::new(ErrorCode::BadRequest, error.to_string()))?;
+    let mut tx = coordinator.store.write().await?;
+    let row = find_node(&mut tx, node).await?;
+    expected.check(Some(&versions::of_node(&row)))?;
+    let nodes = tx.nodes().await?;
+    let taken = |other: &&NodeRow| other.id != row.id && (other.ipv4 == ipv4 || other.ipv6 == ipv6);
+    if let Some(other) = nodes.iter().find(taken) {
+        return Err(Refusal::new(
+            ErrorCode::Conflict,
+            format!(
+                "{} (node {}) has {} and {}: choose another address, or give that node another \
+                 one first",
+                other.name, other.id, other.ipv4, other.ipv6
+            ),
+        ));
+    }
+    tx.set_node_addresses(row.id, ipv4, ipv6).await?;
+    let entry = AuditEntry {
+        at: now(),
+        actor,
+        action: "nodes.set-address",
+        subject: enrolment::subject(row.id, &row.name),
+    };
+    let addresses = |ipv4: Ipv4Addr, ipv6: Ipv6Addr| json!({ "addresses": [ipv4, ipv6] });
+    let (before, after) = (addresses(row.ipv4, row.ipv6), addresses(ipv4, ipv6));
+    tx.record(entry, Some(&before), Some(&after)).await?;
+    tx.commit().await?;
+    publish(coordinator).await;
+    show_node(coordinator, row.name.as_str()).await
 }
 
 /// Gives a node another name.
@@ -177,6 +311,10 @@ pub(crate) async fn tag_node(
     expected.check(Some(&versions::of_node(&row)))?;
     tx.set_node_tags(row.id, tags).await?;
     tx.set_node_user(row.id, None).await?;
+    if row.tags.is_empty() {
+        // Nobody sits in front of it any more who could renew it.
+        tx.set_key_expiry(row.id, None).await?;
+    }
     let entry = AuditEntry {
         at: now(),
         actor,

@@ -2,7 +2,7 @@
 
 use super::{Expected, Versioned, now, page::Wanted, publish, time, versions};
 use crate::{
-    Coordinator, api,
+    Coordinator, api, clock,
     refusal::Refusal,
     snapshot,
     store::{Actor, AuditEntry, PolicyRow, StoreError, Tx},
@@ -119,7 +119,7 @@ pub(crate) async fn test_policy(
 ) -> Result<api::PolicyTested, Refusal> {
     let source = request.source.as_deref().unwrap_or(DEFAULT_SOURCE);
     let policy = parse(&request.text, source, "the policy is not valid")?;
-    let state = snapshot::read(&mut coordinator.store.read().await?).await?;
+    let state = snapshot::read(&mut coordinator.store.read().await?, clock::now()).await?;
     weir_netmap::verify(&state, &policy).map_err(|findings| {
         let detail = "the policy does not pass its own tests in this network";
         Refusal::policy(detail, findings, &request.text, source)
@@ -199,7 +199,7 @@ async fn save(
     check_revision(before.as_ref(), change.if_revision)?;
     let version = before.as_ref().map(|row| versions::of_policy(row.revision));
     change.expected.check(version.as_deref())?;
-    let state = snapshot::read(&mut tx).await?;
+    let state = snapshot::read(&mut tx, clock::now()).await?;
     weir_netmap::verify(&state, &policy).map_err(|findings| {
         let detail = "the policy does not pass its own tests, and nothing was changed";
         Refusal::policy(detail, findings, text, source)

@@ -1,7 +1,7 @@
 //! `coordinator keys`.
 
 use super::{Session, client::segment, output};
-use crate::api::{CreateKey, CreatedKey, Key, KeyState};
+use crate::api::{CreateKey, CreatedKey, Key, KeyState, NodeLife};
 use clap::{ArgGroup, Args, Subcommand};
 use weir_overlay::Tag;
 
@@ -46,6 +46,17 @@ pub(super) struct Create {
     /// How long the key can be used: a number and s, m, h or d, at most 366d
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = seconds)]
     expires: u64,
+    /// How long the keys of the nodes are good that join with it: a number and s, m, h or d, or
+    /// `never` [default: 180d for a user's, never for those with tags]
+    #[arg(long, value_name = "TIME|never", value_parser = node_life)]
+    node_expiry: Option<NodeLife>,
+}
+
+fn node_life(text: &str) -> Result<NodeLife, String> {
+    match text {
+        "never" => Ok(NodeLife::Unlimited),
+        _ => seconds(text).map(NodeLife::Seconds),
+    }
 }
 
 /// Reads `90s`, `30m`, `24h`, `7d`.
@@ -91,6 +102,7 @@ impl Create {
             reusable: self.reusable,
             ephemeral: self.ephemeral,
             expires_in_seconds: self.expires,
+            node_life: self.node_expiry.unwrap_or_default(),
         };
         let created: CreatedKey = session.client.post("/keys", &request).await?;
         if session.json {

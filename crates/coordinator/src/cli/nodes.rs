@@ -1,8 +1,9 @@
 //! `coordinator nodes`.
 
-use super::{Session, client::segment, output, routes::state};
-use crate::api::{Node, RenameNode, TagNode};
+use super::{Session, client::segment, keys::seconds, output, routes::state};
+use crate::api::{Node, RenameNode, SetNodeAddress, SetNodeExpiry, TagNode};
 use clap::Subcommand;
+use std::net::IpAddr;
 use weir_overlay::Tag;
 
 #[derive(Debug, Subcommand)]
@@ -11,11 +12,15 @@ use weir_overlay::Tag;
     coordinator nodes show relay\n  \
     coordinator nodes rename relay-2 relay-paris\n  \
     coordinator nodes tag 3 tag:relay\n  \
+    coordinator nodes set-address relay 100.64.0.7\n  \
+    coordinator nodes expire old-laptop\n  \
+    coordinator nodes expire build --never\n  \
+    coordinator nodes revoke stolen-laptop\n  \
     coordinator nodes delete old-laptop")]
 pub(super) enum Nodes {
     /// List the nodes
     ///
-    /// STATE is "behind" while the newest network map is not in force on the node yet, "failing"
+    /// STATE is "expired" once the node's key is, "behind" while the newest network map is not in force on the node yet, "failing"
     /// when a part of it could not be applied: nodes show tells which.
     List,
     /// Show all that is known of a node
@@ -24,9 +29,40 @@ pub(super) enum Nodes {
         node: String,
     },
     /// Delete a node: within a second no other node talks to it
+    ///
+    /// With another auth key its machine may join again; `revoke` shuts it out for ever.
     Delete {
         /// Name or id
         node: String,
+    },
+    /// Delete a node and never let its machine in again, whatever auth key it brings
+    Revoke {
+        /// Name or id
+        node: String,
+    },
+    /// Let the key of a node expire: within a second no other node talks to it
+    ///
+    /// The node keeps its name, addresses and routes. Let in again (`agent up --force-reauth
+    /// --auth-key=KEY`), it is back with all of them.
+    Expire {
+        /// Name or id
+        node: String,
+        /// Not at once, but after this time: a number and s, m, h or d
+        #[arg(long = "in", value_name = "TIME", value_parser = seconds)]
+        after: Option<u64>,
+        /// Never
+        #[arg(long, conflicts_with = "after")]
+        never: bool,
+    },
+    /// Give a node the overlay address that you choose
+    ///
+    /// Its IPv4 and IPv6 address end in the same number; either names the pair. Peers follow at
+    /// once.
+    SetAddress {
+        /// Name or id
+        node: String,
+        /// The address, such as 100.64.0.7
+        address: IpAddr,
     },
     /// Give a node another name
     Rename {
@@ -57,6 +93,28 @@ impl Nodes {
             Self::Delete { node } => {
                 let node: Node = client.delete(&path(&node)).await?;
                 let text = format!("deleted node {} ({})", node.id, node.name);
+                done(session, &node, &text)
+            }
+            Self::Revoke { node } => {
+                let path = format!("{}/revoke", path(&node));
+                let node: Node = client.post(&path, &serde_json::json!({})).await?;
+                let text = format!(
+                    "revoked node {} ({}): its machine is never let in again",
+                    node.id, node.name
+                );
+                done(session, &node, &text)
+            }
+            Self::Expire { node, after, never } => {
+                let path = format!("{}/expiry", path(&node));
+                let in_seconds = (!never).then_some(after.unwrap_or(0));
+                let node: Node = client.put(&path, &SetNodeExpiry { in_seconds }).await?;
+                let text = format!("the key of {} {}", node.name, expiry(&node));
+                done(session, &node, &text)
+            }
+            Self::SetAddress { node, address } => {
+                let path = format!("{}/address", path(&node));
+                let node: Node = client.put(&path, &SetNodeAddress { address }).await?;
+                let text = format!("{} now has {}", node.name, output::list(&node.addresses));
                 done(session, &node, &text)
             }
             Self::Rename { node, name } => {
@@ -93,8 +151,18 @@ fn owner(node: &Node) -> String {
         .unwrap_or_else(|| output::list(&node.tags))
 }
 
+fn expiry(node: &Node) -> String {
+    match node.key_expires {
+        None => "never expires".to_owned(),
+        Some(end) if node.key_expired => format!("expired {}", output::time(end)),
+        Some(end) => format!("expires {}", output::time(end)),
+    }
+}
+
 fn seen(node: &Node) -> String {
-    if node.online && !node.failures.is_empty() {
+    if node.key_expired {
+        "expired".to_owned()
+    } else if node.online && !node.failures.is_empty() {
         "connected, failing".to_owned()
     } else if node.lags {
         "connected, behind".to_owned()
@@ -124,12 +192,22 @@ async fn list(session: &Session) -> anyhow::Result<()> {
                 owner(node),
                 output::list(&node.addresses),
                 output::list(node.routes.iter().map(|route| route.prefix)),
+                node.key_expires
+                    .map_or_else(|| "never".to_owned(), output::time),
                 seen(node),
             ]
         })
         .collect();
     output::table(
-        ["ID", "NAME", "OWNER", "ADDRESSES", "ROUTES", "STATE"],
+        [
+            "ID",
+            "NAME",
+            "OWNER",
+            "ADDRESSES",
+            "ROUTES",
+            "EXPIRES",
+            "STATE",
+        ],
         &rows,
     )
 }
@@ -147,6 +225,7 @@ fn describe(node: &Node) -> String {
             node.hostname, node.os, node.version
         ),
         format!("enrolled    {}", output::time(node.enrolled)),
+        format!("key         {}, {}", node.key, expiry(node)),
         format!(
             "map         generation {}, applied {}",
             generation(node.generation),

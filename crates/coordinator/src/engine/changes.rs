@@ -26,15 +26,16 @@ pub(super) struct Read {
 }
 
 impl Read {
-    /// Reads what was changed.
+    /// Reads what was changed, as it is `now`.
     pub(super) async fn of(
         changes: &Changes,
         in_force: &PolicyInForce,
         tx: &mut Tx,
+        now: i64,
     ) -> Result<Self, StoreError> {
         let mut read = Self::default();
         if changes.everything || changes.users {
-            let state = snapshot::read(tx).await?;
+            let state = snapshot::read(tx, now).await?;
             read.primaries = Some(state.primaries.clone());
             read.state = Some(state);
         } else {
@@ -43,7 +44,7 @@ impl Read {
                     Some(row) => {
                         let routes = tx.routes_of(*id).await?;
                         let egress = tx.route_egress_of(*id).await?;
-                        Some(snapshot::node(row, &routes, &egress, true))
+                        Some(snapshot::node(row, &routes, &egress, now))
                     }
                     None => None,
                 };

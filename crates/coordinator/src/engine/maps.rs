@@ -404,7 +404,7 @@ fn full(map: NetworkMap) -> StreamMessage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use weir_netmap::{NetworkState, Node, apply};
+    use weir_netmap::{KeyLife, NetworkState, Node, apply};
     use weir_overlay::NodePublicKey;
     use weir_policy::Policy;
     use weir_protocol::HostInfo;
@@ -433,6 +433,7 @@ mod tests {
             host: HostInfo::default(),
             decisions: BTreeMap::new(),
             observed_address: None,
+            key_life: KeyLife::Unlimited,
             healthy: true,
             egress: BTreeMap::new(),
         }

@@ -7,6 +7,7 @@
 //! in between and never makes a queue grow.
 
 mod changes;
+mod expiry;
 mod housekeeping;
 mod maps;
 mod policy;
@@ -20,7 +21,7 @@ pub(crate) use policy::PolicyInForce;
 
 use crate::{
     api::PolicyStatus,
-    clock,
+    clock::{self, SteadyClock},
     cluster::Role,
     metrics::NetworkFigures,
     presence::Presence,
@@ -28,6 +29,7 @@ use crate::{
     store::{Changes, Store, StoreError},
 };
 use changes::{Read, is_relay};
+use expiry::Expiries;
 use ipnet::IpNet;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -87,10 +89,11 @@ impl Engine {
         role: watch::Receiver<Role>,
     ) -> Result<(Self, JoinHandle<()>), StoreError> {
         drop(store.take_changes());
+        let mut clock = SteadyClock::new(clock::reading());
         let (revision, state, in_force, generation) = loop {
             let mut tx = store.read().await?;
             let revision = tx.revision().await?;
-            let state = snapshot::read(&mut tx).await?;
+            let state = snapshot::read(&mut tx, clock.now(clock::reading())).await?;
             let in_force = policy::newest_valid(&mut tx, &PolicyInForce::default()).await?;
             drop(tx);
             // What was stored last may not have been told to anybody: it needs a number of its own.
@@ -113,6 +116,7 @@ impl Engine {
                 .map(|node| node.id)
                 .collect()
         });
+        let expiries = maps.ask(|network| Expiries::of(network.state().nodes.values()));
         let mut task = Task {
             store: store.clone(),
             presence,
@@ -120,6 +124,8 @@ impl Engine {
             policy: policy_sender,
             number_wanted: Arc::clone(&number_wanted),
             figures: Arc::clone(&figures),
+            clock,
+            expiries,
             relays,
             absent: BTreeSet::new(),
             primaries,
@@ -266,6 +272,10 @@ struct Task {
     policy: watch::Sender<Arc<PolicyInForce>>,
     number_wanted: Arc<AtomicBool>,
     figures: Arc<NetworkFigures>,
+    /// What keys of nodes expire by.
+    clock: SteadyClock,
+    /// The keys that will.
+    expiries: Expiries,
     /// The nodes that advertise routes.
     relays: BTreeSet<NodeId>,
     /// Those of them that are absent, as the network was last made with.
@@ -289,6 +299,7 @@ impl Task {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            let wait = self.expiries.wait(self.clock.now(clock::reading()));
             let look = tokio::select! {
                 changed = wanted.changed() => {
                     // The last handle was dropped.
@@ -298,8 +309,11 @@ impl Task {
                     true
                 }
                 () = self.presence.changed(), if !self.store.is_shared() => self.absence_changed(),
+                () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {
+                    self.keys_expired()
+                }
                 _ = tick.tick() => {
-                    self.keep_house().await || self.absence_changed()
+                    self.keep_house().await | self.absence_changed() | self.keys_expired()
                 }
             };
             if look {
@@ -308,6 +322,14 @@ impl Task {
                 done.send_replace(number);
             }
         }
+    }
+
+    /// Has the nodes whose keys have expired read again. Says whether there are any.
+    fn keys_expired(&mut self) -> bool {
+        let now = self.clock.now(clock::reading());
+        let before = self.unread.nodes.len();
+        self.unread.nodes.extend(self.expiries.due(now));
+        self.unread.nodes.len() > before
     }
 
     /// Whether others are absent than the network was made with. Where several coordinators share a
@@ -346,7 +368,10 @@ impl Task {
         let revision = tx.revision().await?;
         let own = &self.unread.revisions;
         self.unread.everything |= (self.revision + 1..=revision).any(|one| !own.contains(&one));
-        let mut read = Read::of(&self.unread, &in_force, &mut tx).await?;
+        let mut read = {
+            let now = self.clock.now(clock::reading());
+            Read::of(&self.unread, &in_force, &mut tx, now).await?
+        };
         let asked = self.relays.iter().copied().chain(read.nodes()).collect();
         let mut absent = match self.store.is_shared() {
             true => tx.absent_nodes().await?,
@@ -387,6 +412,7 @@ impl Task {
             return Ok(Made::Outdated);
         };
         for change in &changes {
+            self.expiries.follow(change);
             match change {
                 NetworkChange::Node(node) if is_relay(node) => drop(self.relays.insert(node.id)),
                 NetworkChange::Node(node) => drop(self.relays.remove(&node.id)),

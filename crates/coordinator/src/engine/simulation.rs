@@ -4,6 +4,7 @@
 
 use super::{Engine, Follower, Next};
 use crate::{
+    clock,
     cluster::Role,
     presence::{Connected, GRACE, Presence},
     snapshot,
@@ -105,7 +106,7 @@ impl World {
     /// The model: what is stored, and a compilation of it.
     async fn stored(&self) -> (NetworkState, Policy) {
         let mut tx = self.store.read().await.unwrap();
-        let mut state = snapshot::read(&mut tx).await.unwrap();
+        let mut state = snapshot::read(&mut tx, clock::now()).await.unwrap();
         let newest = tx.newest_policies(1).await.unwrap();
         let relays = state
             .nodes
@@ -170,6 +171,7 @@ impl World {
             host: HostInfo::default(),
             observed_address: [203, 0, 113, key].into(),
             created_at: NOW,
+            key_expires_at: None,
         };
         let mut tx = self.store.write().await.unwrap();
         let id = tx.insert_node(&node).await.unwrap();

@@ -45,6 +45,7 @@ async fn relay(store: &Store, number: u8, ephemeral: bool) -> NodeId {
         ephemeral,
         created_at: NOW,
         expires_at: NOW + 60,
+        node_life: None,
     };
     tx.insert_auth_key(&stored).await.unwrap();
     tx.commit().await.unwrap();
@@ -58,6 +59,7 @@ async fn relay(store: &Store, number: u8, ephemeral: bool) -> NodeId {
             advertised_routes: [service()].into(),
             ..HostInfo::default()
         },
+        reauthenticate: false,
     };
     let sender = Sender {
         machine: MachinePrivateKey::from_bytes([number; 32]).public(),

@@ -77,6 +77,40 @@ pub(super) fn check_auth_key(
     Ok(key)
 }
 
+/// An auth key lets a machine in again only as what it is: the same user's, or with the same tags.
+pub(super) fn check_same_owner(
+    policy: &Policy,
+    node: &NodeRow,
+    key: &AuthKeyRow,
+) -> Result<(), Refusal> {
+    let user = owner(key.user, key.user_name.as_ref());
+    let is_same = if node.tags.is_empty() {
+        node.user.is_some() && node.user == key.user && key.tags.is_empty()
+    } else {
+        let mut tags = node.tags.iter();
+        tags.all(|tag| key.tags.contains(tag) || policy.may_take_tag(tag, user.as_ref(), &key.tags))
+    };
+    if is_same {
+        return Ok(());
+    }
+    let list = |tags: &BTreeSet<Tag>| {
+        let tags: Vec<_> = tags.iter().map(ToString::to_string).collect();
+        tags.join(",")
+    };
+    let (is, gives) = (
+        node.user_name.clone().unwrap_or_else(|| list(&node.tags)),
+        key.user_name.clone().unwrap_or_else(|| list(&key.tags)),
+    );
+    Err(Refusal::new(
+        ErrorCode::Conflict,
+        format!(
+            "this machine is {} of {is}, and the auth key is for {gives}: use one for {is}, or \
+             leave the network first (agent logout)",
+            node.name
+        ),
+    ))
+}
+
 /// A tagged key gives all its tags; others may be asked for as far as `tagOwners` lets them.
 pub(super) fn tags_of_new_node(
     policy: &Policy,

@@ -6,7 +6,9 @@
 mod admission;
 mod host;
 
-use admission::{check_auth_key, check_node_key, tags_of_known_node, tags_of_new_node};
+use admission::{
+    check_auth_key, check_node_key, check_same_owner, tags_of_known_node, tags_of_new_node,
+};
 use host::{check_host, is_known, store_host};
 
 use crate::{
@@ -14,7 +16,7 @@ use crate::{
     addresses::{free_name, lowest_free},
     group_commit::Note,
     refusal::Refusal,
-    store::{Actor, AuditEntry, NewNode, NodeRow, Store, Tx},
+    store::{Actor, AuditEntry, AuthKeyRow, NewNode, NodeRow, Store, Tx},
 };
 use serde_json::json;
 use std::net::IpAddr;
@@ -113,6 +115,34 @@ pub(crate) async fn leave(store: &Store, sender: Sender) -> Result<(), Refusal> 
     Ok(())
 }
 
+/// What a machine hears that an admin shut out for ever.
+#[must_use]
+pub(crate) fn machine_revoked() -> Refusal {
+    Refusal::new(
+        ErrorCode::MachineRevoked,
+        "an admin revoked the key of this machine: it is never let in again. A machine that is to \
+         come back all the same needs other keys: agent logout --force makes them",
+    )
+}
+
+fn needs_auth_key(node: &NodeRow) -> Refusal {
+    let key = match &node.user_name {
+        Some(user) => format!("--user {user}"),
+        None => {
+            let tags: Vec<_> = node.tags.iter().map(ToString::to_string).collect();
+            format!("--tags {}", tags.join(","))
+        }
+    };
+    Refusal::new(
+        ErrorCode::NodeKeyExpired,
+        format!(
+            "to let {} in again takes an auth key: get one from an admin (coordinator keys create \
+             {key}) and run agent up --force-reauth --auth-key KEY",
+            node.name
+        ),
+    )
+}
+
 /// What a machine hears that is not, or no longer, in the network.
 #[must_use]
 pub(crate) fn not_enrolled() -> Refusal {
@@ -129,11 +159,11 @@ async fn enrol(
     request: RegisterRequest,
     sender: Sender,
 ) -> Result<RegisterResponse, Refusal> {
+    if tx.is_revoked(&sender.machine).await? {
+        return Err(machine_revoked());
+    }
     let text = request.auth_key.as_deref().ok_or_else(not_enrolled)?;
-    let presented: AuthKey = text.parse().map_err(|error: weir_protocol::AuthKeyError| {
-        Refusal::new(ErrorCode::UnknownAuthKey, error.to_string())
-    })?;
-    let key = check_auth_key(tx.auth_key(presented.id()).await?, &presented, sender.now)?;
+    let key = presented_key(tx, text, sender.now).await?;
     // Only now: whoever brings no good key learns nothing about the machines that are in.
     check_node_key(tx, &request.node_key, &sender.machine).await?;
     let tags = tags_of_new_node(policy, &key, &request.tags)?;
@@ -155,6 +185,7 @@ async fn enrol(
         user,
         tags,
         ephemeral: key.ephemeral,
+        key_expires_at: end_of_life(key.node_life, sender.now),
         ipv4,
         ipv6,
         host: request.host,
@@ -167,7 +198,8 @@ async fn enrol(
     let after = json!({
         "name": node.name, "user": key.user_name, "tags": node.tags,
         "addresses": [node.ipv4.to_string(), node.ipv6.to_string()],
-        "node_key": node.node_key, "ephemeral": node.ephemeral,
+        "node_key": node.node_key, "key_expires_at": node.key_expires_at,
+        "ephemeral": node.ephemeral,
         "advertised": node.host.advertised_routes,
     });
     let entry = AuditEntry {
@@ -189,7 +221,53 @@ async fn enrol(
     })
 }
 
-/// A machine that is in already needs no key, and one that it brings is not used up.
+/// The key of an auth key's text, if it lets machines in.
+async fn presented_key(tx: &mut Tx, text: &str, now: i64) -> Result<AuthKeyRow, Refusal> {
+    let presented: AuthKey = text.parse().map_err(|error: weir_protocol::AuthKeyError| {
+        Refusal::new(ErrorCode::UnknownAuthKey, error.to_string())
+    })?;
+    check_auth_key(tx.auth_key(presented.id()).await?, &presented, now)
+}
+
+/// Until when the key of a node is good that is let in now. What carries tags is a server of which
+/// nobody sits in front: its key is good for ever, unless the auth key says otherwise.
+fn end_of_life(life: Option<i64>, now: i64) -> Option<i64> {
+    life.map(|seconds| now.saturating_add(seconds))
+}
+
+/// Lets a machine in again that is in: its node stays what it is, and the time of its key begins
+/// anew.
+async fn reauthenticate(
+    tx: &mut Tx,
+    policy: &Policy,
+    node: &NodeRow,
+    auth_key: Option<&str>,
+    sender: Sender,
+) -> Result<(), Refusal> {
+    let text = auth_key.ok_or_else(|| needs_auth_key(node))?;
+    let key = presented_key(tx, text, sender.now).await?;
+    check_same_owner(policy, node, &key)?;
+    let expires_at = end_of_life(key.node_life, sender.now);
+    tx.set_key_expiry(node.id, expires_at).await?;
+    tx.count_auth_key_use(&key.id).await?;
+    let entry = AuditEntry {
+        at: sender.now,
+        actor: &Actor::AuthKey {
+            id: key.id,
+            address: sender.address,
+        },
+        action: "nodes.reauthenticate",
+        subject: subject(node.id, &node.name),
+    };
+    let before = json!({ "key_expires_at": node.key_expires_at });
+    let after = json!({ "key_expires_at": expires_at });
+    tx.record(entry, Some(&before), Some(&after)).await?;
+    tracing::info!(node = %node.id, name = %node.name, "let a machine in again");
+    Ok(())
+}
+
+/// A machine that is in already needs no key, unless its node's own key has expired; one that it
+/// brings without need is not used up.
 async fn renew(
     tx: &mut Tx,
     policy: &Policy,
@@ -209,10 +287,18 @@ async fn renew(
         action,
         subject: actor.to_string(),
     };
+    let has_expired = node.key_expires_at.is_some_and(|end| end <= sender.now);
+    if has_expired || request.reauthenticate {
+        let auth_key = request.auth_key.as_deref();
+        reauthenticate(tx, policy, &node, auth_key, sender).await?;
+    }
     let new_tags = tags_of_known_node(policy, &node, &request.tags)?;
     if new_tags != node.tags {
         tx.set_node_tags(node.id, &new_tags).await?;
         tx.set_node_user(node.id, None).await?;
+        if node.tags.is_empty() {
+            tx.set_key_expiry(node.id, None).await?;
+        }
         tx.record(entry("nodes.tag"), Some(&node.tags), Some(&new_tags))
             .await?;
     }

@@ -2,7 +2,7 @@
 
 use crate::{
     Coordinator, clock,
-    enrolment::Sender,
+    enrolment::{self, Sender},
     group_commit::Note,
     metrics::Unsigned,
     refusal::Refusal,
@@ -64,6 +64,7 @@ impl<T: DeserializeOwned> FromRequest<Arc<Coordinator>> for SignedRequest<T> {
             .map_err(refusal)?;
         let mut tx = coordinator.store.read().await?;
         let node = tx.node_by_machine(&signed.machine).await?;
+        let is_revoked = node.is_none() && tx.is_revoked(&signed.machine).await?;
         drop(tx);
         let signer = match node {
             Some(_) => Signer::Known,
@@ -79,6 +80,9 @@ impl<T: DeserializeOwned> FromRequest<Arc<Coordinator>> for SignedRequest<T> {
                 });
             })
             .map_err(refuse)?;
+        if is_revoked {
+            return Err(enrolment::machine_revoked());
+        }
         if node.is_some() {
             remember(coordinator, &signed).await?;
         }

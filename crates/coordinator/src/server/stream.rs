@@ -139,6 +139,7 @@ mod tests {
             user: None,
             tags: BTreeSet::new(),
             node_key: NodePublicKey::from_bytes([1; 32]),
+            key_life: weir_netmap::KeyLife::Unlimited,
             addresses: BTreeSet::new(),
             created: 0,
             host: HostInfo::default(),

@@ -18,6 +18,7 @@ struct Columns {
     expires_at: i64,
     uses: i64,
     revoked_at: Option<i64>,
+    node_life: Option<i64>,
 }
 
 impl Columns {
@@ -38,6 +39,7 @@ impl Columns {
             expires_at: self.expires_at,
             uses: unsigned("number of uses", self.uses)?,
             revoked_at: self.revoked_at,
+            node_life: self.node_life,
         })
     }
 }
@@ -109,15 +111,16 @@ impl Tx {
             self,
             "store an auth key",
             "INSERT INTO auth_keys \
-             (id, secret_hash, user_id, reusable, ephemeral, created_at, expires_at) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7)",
+             (id, secret_hash, user_id, reusable, ephemeral, created_at, expires_at, node_life) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
             &key.id.0,
             &key.secret_hash,
             key.user.map(|id| signed(id.0)),
             key.reusable,
             key.ephemeral,
             key.created_at,
-            key.expires_at
+            key.expires_at,
+            key.node_life
         )?;
         for tag in &key.tags {
             execute!(

@@ -49,6 +49,7 @@ pub(super) const TABLES: &[Table] = &[
             ("expires_at", Integer),
             ("uses", Integer),
             ("revoked_at", Integer),
+            ("node_life", Integer),
         ],
     },
     Table {
@@ -101,6 +102,15 @@ pub(super) const TABLES: &[Table] = &[
             ("last_seen_at", Integer),
             ("reported_generation", Integer),
             ("reported_failures", Text),
+            ("key_expires_at", Integer),
+        ],
+    },
+    Table {
+        name: "revoked_machines",
+        columns: &[
+            ("machine_key", Text),
+            ("name", Text),
+            ("revoked_at", Integer),
         ],
     },
     Table {

@@ -34,6 +34,7 @@ struct Columns {
     last_seen_at: i64,
     reported_generation: Option<i64>,
     reported_failures: String,
+    key_expires_at: Option<i64>,
 }
 
 impl Columns {
@@ -46,6 +47,7 @@ impl Columns {
             id: NodeId(unsigned("node id", self.id)?),
             machine_key: parse("machine key", &self.machine_key)?,
             node_key: parse("node key", &self.node_key)?,
+            key_expires_at: self.key_expires_at,
             name: parse("node name", &self.name)?,
             named_by_admin: self.named_by_admin,
             user: self
@@ -283,8 +285,9 @@ impl Tx {
             "store a node",
             "INSERT INTO nodes (machine_key, node_key, name, user_id, ephemeral, ipv4, ipv6, \
              hostname, version, os, listen_port, host_addresses, fixed_endpoint, \
-             observed_address, created_at, last_seen_at) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $15) RETURNING id",
+             observed_address, created_at, last_seen_at, key_expires_at) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $15, $16) \
+             RETURNING id",
             node.machine_key.to_string(),
             node.node_key.to_string(),
             node.name.as_str(),
@@ -299,7 +302,8 @@ impl Tx {
             to_json("the addresses of a host", &node.host.addresses)?,
             node.host.endpoint.map(|endpoint| endpoint.to_string()),
             node.observed_address.to_string(),
-            node.created_at
+            node.created_at,
+            node.key_expires_at
         )?;
         let id = NodeId(unsigned("node id", id)?);
         self.changes.nodes.insert(id);
@@ -404,6 +408,84 @@ impl Tx {
             signed(id.0)
         )?;
         Ok(())
+    }
+
+    /// Stores until when the key of a node is good; none for ever.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn set_key_expiry(
+        &mut self,
+        id: NodeId,
+        expires_at: Option<i64>,
+    ) -> Result<(), StoreError> {
+        self.changes.nodes.insert(id);
+        execute!(
+            self,
+            "store until when the key of a node is good",
+            "UPDATE nodes SET key_expires_at = $1 WHERE id = $2",
+            expires_at,
+            signed(id.0)
+        )?;
+        Ok(())
+    }
+
+    /// Gives a node the addresses an admin chose. No other node may have either.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn set_node_addresses(
+        &mut self,
+        id: NodeId,
+        ipv4: Ipv4Addr,
+        ipv6: Ipv6Addr,
+    ) -> Result<(), StoreError> {
+        self.changes.nodes.insert(id);
+        execute!(
+            self,
+            "store the addresses of a node",
+            "UPDATE nodes SET ipv4 = $1, ipv6 = $2 WHERE id = $3",
+            ipv4.to_string(),
+            ipv6.to_string(),
+            signed(id.0)
+        )?;
+        Ok(())
+    }
+
+    /// Never lets a machine in again. `name` is what it was called.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn revoke_machine(
+        &mut self,
+        key: &MachinePublicKey,
+        name: &NodeName,
+        now: i64,
+    ) -> Result<(), StoreError> {
+        execute!(
+            self,
+            "revoke the key of a machine",
+            "INSERT INTO revoked_machines (machine_key, name, revoked_at) VALUES ($1, $2, $3) \
+             ON CONFLICT DO NOTHING",
+            key.to_string(),
+            name.as_str(),
+            now
+        )?;
+        Ok(())
+    }
+
+    /// Whether a machine is never to be let in again.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn is_revoked(&mut self, key: &MachinePublicKey) -> Result<bool, StoreError> {
+        let (count,): (i64,) = fetch_one!(
+            self,
+            "look a revoked machine up",
+            "SELECT count(*) FROM revoked_machines WHERE machine_key = $1",
+            key.to_string()
+        )?;
+        Ok(count > 0)
     }
 
     /// Gives a node the name an admin chose. No other node may have it.

@@ -135,6 +135,8 @@ pub struct AuthKeyRow {
     pub uses: u64,
     /// When an admin revoked it.
     pub revoked_at: Option<i64>,
+    /// For how many seconds the keys of nodes that it lets in are good; none for ever.
+    pub node_life: Option<i64>,
 }
 
 impl fmt::Debug for AuthKeyRow {
@@ -163,6 +165,8 @@ pub struct NewAuthKey {
     pub created_at: i64,
     /// From when on it is refused.
     pub expires_at: i64,
+    /// For how many seconds the keys of nodes that it lets in are good; none for ever.
+    pub node_life: Option<i64>,
 }
 
 impl fmt::Debug for NewAuthKey {
@@ -182,6 +186,8 @@ pub struct NodeRow {
     pub machine_key: MachinePublicKey,
     /// What its WireGuard is known by.
     pub node_key: NodePublicKey,
+    /// Until when that is good; none for ever.
+    pub key_expires_at: Option<i64>,
     /// Its unique name.
     pub name: NodeName,
     /// Whether an admin gave the name; then its host name no longer changes it.
@@ -219,6 +225,8 @@ pub struct NewNode {
     pub machine_key: MachinePublicKey,
     /// What its WireGuard is known by.
     pub node_key: NodePublicKey,
+    /// Until when that is good; none for ever.
+    pub key_expires_at: Option<i64>,
     /// Its unique name.
     pub name: NodeName,
     /// Its owner.

@@ -195,6 +195,7 @@ impl Agent {
             node_key: self.node_key,
             tags: tags.iter().map(|tag| tag.parse::<Tag>().unwrap()).collect(),
             host: self.host.clone(),
+            reauthenticate: false,
         }
     }
 

@@ -26,6 +26,8 @@ mod health;
 #[cfg(test)]
 mod idempotency;
 #[cfg(test)]
+mod key_life;
+#[cfg(test)]
 mod map_stream;
 #[cfg(test)]
 mod openapi;

@@ -91,6 +91,7 @@ fn key(id: &str, reusable: bool, user: Option<UserId>) -> NewAuthKey {
         ephemeral: true,
         created_at: NOW,
         expires_at: NOW + 60,
+        node_life: Some(3600),
     }
 }
 
@@ -115,6 +116,7 @@ fn node(number: u8, user: Option<UserId>) -> NewNode {
         },
         observed_address: [203, 0, 113, number].into(),
         created_at: NOW,
+        key_expires_at: Some(NOW + 3600),
     }
 }
 
@@ -170,6 +172,7 @@ async fn keys_come_back_as_they_were_stored(at: Opened) {
         (&first.tags, true, true)
     );
     assert_eq!((found.created_at, found.expires_at), (NOW, NOW + 60));
+    assert_eq!(found.node_life, Some(3600));
     assert_eq!(
         found.revoked_at,
         Some(NOW + 5),
@@ -213,6 +216,7 @@ async fn nodes_come_back_as_they_were_stored(at: Opened) {
     assert_eq!((row.ipv4, row.ipv6), (new.ipv4, new.ipv6));
     assert_eq!(row.user_name.as_deref(), Some("alice"));
     assert_eq!((row.named_by_admin, row.ephemeral), (false, false));
+    assert_eq!(row.key_expires_at, Some(NOW + 3600));
     assert_eq!(tx.users().await.unwrap()[0].nodes, 1);
     drop(tx);
 

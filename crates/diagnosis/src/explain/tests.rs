@@ -151,6 +151,7 @@ fn node(name: &str, number: u8, routes: &[(&str, RouteState)]) -> SelfNode {
                 state: *state,
             })
             .collect(),
+        key: weir_protocol::KeyStatus::default(),
     }
 }
 

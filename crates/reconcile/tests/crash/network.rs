@@ -125,6 +125,7 @@ impl Network {
                         },
                     })
                     .collect(),
+                key: weir_protocol::KeyStatus::default(),
             },
             peers,
             filter: self.grants.iter().enumerate().map(grant).collect(),

@@ -299,7 +299,7 @@ fn of_accounts() -> [Endpoint; 13] {
     ]
 }
 
-fn of_nodes() -> [Endpoint; 10] {
+fn of_nodes() -> [Endpoint; 13] {
     use Scope::{NodesRead, NodesWrite, RoutesRead, RoutesWrite};
     [
         get(
@@ -343,6 +343,31 @@ fn of_nodes() -> [Endpoint; 10] {
         .takes::<api::TagNode>()
         .gives::<api::Node>()
         .versioned(),
+        put(
+            "/nodes/{node}/expiry",
+            Needs(NodesWrite),
+            network::set_node_expiry,
+            "Say until when a node's key is good",
+        )
+        .takes::<api::SetNodeExpiry>()
+        .gives::<api::Node>()
+        .versioned(),
+        put(
+            "/nodes/{node}/address",
+            Needs(NodesWrite),
+            network::set_node_address,
+            "Choose a node's addresses",
+        )
+        .takes::<api::SetNodeAddress>()
+        .gives::<api::Node>()
+        .versioned(),
+        post(
+            "/nodes/{node}/revoke",
+            Needs(NodesWrite),
+            network::revoke_node,
+            "Shut a machine out for ever",
+        )
+        .gives::<api::Node>(),
         get(
             "/routes",
             Needs(RoutesRead),

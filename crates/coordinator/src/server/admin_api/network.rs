@@ -108,6 +108,40 @@ pub(super) async fn tag_node(
         .map(versioned)
 }
 
+pub(super) async fn set_node_expiry(
+    State(coordinator): Shared,
+    Admin(actor): Admin,
+    IfMatch(expected): IfMatch,
+    Segment(node): Segment<String>,
+    Body(request): Body<api::SetNodeExpiry>,
+) -> Result<Response, Refusal> {
+    admin::set_node_expiry(&coordinator, &actor, &node, request.in_seconds, &expected)
+        .await
+        .map(versioned)
+}
+
+pub(super) async fn set_node_address(
+    State(coordinator): Shared,
+    Admin(actor): Admin,
+    IfMatch(expected): IfMatch,
+    Segment(node): Segment<String>,
+    Body(request): Body<api::SetNodeAddress>,
+) -> Result<Response, Refusal> {
+    admin::set_node_address(&coordinator, &actor, &node, request.address, &expected)
+        .await
+        .map(versioned)
+}
+
+pub(super) async fn revoke_node(
+    State(coordinator): Shared,
+    Admin(actor): Admin,
+    Segment(node): Segment<String>,
+) -> Answer<api::Node> {
+    admin::revoke_node(&coordinator, &actor, &node)
+        .await
+        .map(Json)
+}
+
 pub(super) async fn list_routes(
     State(coordinator): Shared,
     Parameters(page): Parameters<api::PageQuery>,
