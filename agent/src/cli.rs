@@ -111,6 +111,16 @@ Examples:
   agent logout --yes")]
     Logout(LogoutArgs),
 
+    /// Give this node another WireGuard key: no connection breaks, and it stays the same node
+    #[command(after_help = "\
+The coordinator tells all peers at once. The node keeps its name and addresses, and what was agreed
+about its routes. When it expires stays as it was: `agent up --force-reauth` renews that.
+
+Examples:
+  agent rotate-key
+  agent rotate-key --json")]
+    RotateKey(JsonArgs),
+
     /// Write down all that helps to find out what is wrong, without secrets
     #[command(after_help = "\
 Holds versions, status, doctor, settings, rulesets, rules, routes and the last lines of the log. Keys

@@ -63,6 +63,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Logout(args) => logout(&socket, &args),
+        Command::RotateKey(args) => rotate_key(&socket, args.json),
         Command::Bugreport { output } => crate::bugreport::write(&socket, output.as_deref()),
         Command::Doctor(args) => doctor(&socket, args.json),
         Command::Debug(command) => debug::run(&command),
@@ -229,6 +230,7 @@ fn set(socket: &Path, args: SetArgs) -> Result<ExitCode> {
         Response::Down(_)
         | Response::Status(_)
         | Response::LoggedOut(_)
+        | Response::KeyRotated(_)
         | Response::Doctor(_)
         | Response::Explained(_)
         | Response::Version { .. }
@@ -266,6 +268,15 @@ fn logout(socket: &Path, args: &LogoutArgs) -> Result<ExitCode> {
         return Err(unexpected());
     };
     show(&report, args.json, output::logout)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn rotate_key(socket: &Path, json: bool) -> Result<ExitCode> {
+    let answer = accepted(ask(socket, Request::RotateKey, patience(None))?)?;
+    let Response::KeyRotated(report) = answer else {
+        return Err(unexpected());
+    };
+    show(&report, json, output::rotated)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -358,6 +369,7 @@ fn accepted(response: Response) -> Result<Response> {
         | Response::Down(_)
         | Response::Status(_)
         | Response::LoggedOut(_)
+        | Response::KeyRotated(_)
         | Response::Doctor(_)
         | Response::Explained(_)
         | Response::Version { .. } => Ok(response),

@@ -77,6 +77,8 @@ pub(crate) enum Request {
         /// Whether the coordinator need not hear of it.
         force: bool,
     },
+    /// Give the node another WireGuard key.
+    RotateKey,
     /// Say whether the host is fit to take part.
     Doctor,
     /// Say why a connection passes, or where it stops.
@@ -132,6 +134,8 @@ pub(crate) enum Response {
     },
     /// It left the network.
     LoggedOut(LogoutReport),
+    /// The node has another WireGuard key.
+    KeyRotated(RotateReport),
     /// Whether the host is fit to take part.
     Doctor(Checks),
     /// Why a connection passes, or where it stops.
@@ -201,6 +205,15 @@ pub(crate) struct LogoutReport {
     pub(crate) coordinator: String,
     /// Why the coordinator was not told; none when it was, or knew it already.
     pub(crate) untold: Option<String>,
+}
+
+/// What `rotate-key` did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RotateReport {
+    /// The public key that the node had.
+    pub(crate) before: NodePublicKey,
+    /// The one that it has.
+    pub(crate) after: NodePublicKey,
 }
 
 /// Whether the node takes part.

@@ -57,9 +57,13 @@ pub(crate) enum ClientError {
 }
 
 impl ClientError {
-    /// Whether the coordinator does not know this machine.
+    /// Whether the coordinator does not know this machine, or not any more.
     pub(crate) const fn is_not_enrolled(&self) -> bool {
-        matches!(self, Self::Refused(problem) if matches!(problem.code, ErrorCode::NotEnrolled))
+        matches!(
+            self,
+            Self::Refused(problem)
+                if matches!(problem.code, ErrorCode::NotEnrolled | ErrorCode::MachineRevoked)
+        )
     }
 
     /// Whether an auth key is what it takes: the machine is not known, or its node's key expired.

@@ -155,16 +155,20 @@ impl<H: Host> Agent<H> {
 
     /// As [`Self::pursue_ledger`]; gives the goal's number as well.
     pub(crate) fn pursue(&self) -> Option<(Generation, u64)> {
-        let state = self.state();
+        let mut state = self.state();
         // A map that comes in while the node goes down must not bring it up again.
         if state.saved.state != NodeState::Up {
             return None;
         }
         let settings = state.saved.applied.as_ref()?.node_settings();
-        let map = state.ledger.map()?;
+        let State { ledger, keys, .. } = &mut *state;
+        let map = ledger.map()?;
+        if let Err(error) = keys.follow(map, &self.directory) {
+            warn!("the new key is in force, but not in its place on disk: {error:#}");
+        }
         let target = Target {
             generation: map.generation,
-            state: desired_state(map, &settings, state.keys.node.clone()),
+            state: desired_state(map, &settings, keys.node.clone()),
         };
         let generation = target.generation;
         Some((

@@ -1,19 +1,24 @@
-//! The host's two keys: made once, kept in the state directory, never shown.
+//! The host's two keys: made once, kept in the state directory, never shown; and a third one while
+//! WireGuard's is changed.
 
 use anyhow::{Context, Result, bail};
 use weir_overlay::{KeyError, MachinePrivateKey, NodePrivateKey};
+use weir_protocol::NetworkMap;
 use weir_reconcile::StateDirectory;
 
 const MACHINE: &str = "machine.key";
 const NODE: &str = "node.key";
+const NEXT: &str = "node.key.next";
 
-/// Both private keys.
+/// The private keys.
 #[derive(Clone, Debug)]
 pub(crate) struct Keys {
     /// Signs requests to the coordinator.
     pub(crate) machine: MachinePrivateKey,
     /// WireGuard's.
     pub(crate) node: NodePrivateKey,
+    /// The one that takes its place as soon as the network map names it.
+    next: Option<NodePrivateKey>,
 }
 
 impl Keys {
@@ -27,16 +32,56 @@ impl Keys {
         Ok(Self {
             machine: parsed(directory, MACHINE, MachinePrivateKey::parse(&machine))?,
             node: parsed(directory, NODE, NodePrivateKey::parse(&node))?,
+            next: match read(directory, NEXT)? {
+                Some(next) => Some(parsed(directory, NEXT, NodePrivateKey::parse(&next))?),
+                None => None,
+            },
         })
+    }
+
+    /// These keys with one to come, on disk: the one that was to come already, if there is one.
+    ///
+    /// # Errors
+    /// A key that cannot be made or written.
+    pub(crate) fn with_next(&self, directory: &StateDirectory) -> Result<Self> {
+        let mut keys = self.clone();
+        if keys.next.is_none() {
+            let next = read_or_make(directory, NEXT)?;
+            keys.next = Some(parsed(directory, NEXT, NodePrivateKey::parse(&next))?);
+        }
+        Ok(keys)
+    }
+
+    /// WireGuard's key as the coordinator should have it.
+    pub(crate) fn newest(&self) -> &NodePrivateKey {
+        self.next.as_ref().unwrap_or(&self.node)
+    }
+
+    /// Puts the key that was to come in the place of the old one, where a network map names it.
+    ///
+    /// # Errors
+    /// A file that cannot be written: the keys are right all the same, and the file is of use to
+    /// the next start.
+    pub(crate) fn follow(&mut self, map: &NetworkMap, directory: &StateDirectory) -> Result<()> {
+        let named = map.node.key.public;
+        let is_named = |next: &mut NodePrivateKey| Some(next.public()) == named;
+        let Some(next) = self.next.take_if(is_named) else {
+            return Ok(());
+        };
+        let text = next.reveal();
+        self.node = next;
+        directory.write(NODE, text.as_bytes())?;
+        directory.remove(NEXT)?;
+        Ok(())
     }
 }
 
-/// Removes both keys from the disk: this host is a stranger from then on.
+/// Removes all keys from the disk: this host is a stranger from then on.
 ///
 /// # Errors
 /// The file that cannot be removed.
 pub(crate) fn forget(directory: &StateDirectory) -> Result<()> {
-    for name in [NODE, MACHINE] {
+    for name in [NEXT, NODE, MACHINE] {
         directory.remove(name)?;
     }
     Ok(())
@@ -51,10 +96,18 @@ fn parsed<T>(directory: &StateDirectory, name: &str, key: Result<T, KeyError>) -
     })
 }
 
+fn read(directory: &StateDirectory, name: &str) -> Result<Option<String>> {
+    let Some(bytes) = directory.read(name)? else {
+        return Ok(None);
+    };
+    String::from_utf8(bytes)
+        .map(Some)
+        .or_else(|_| bail!("{} is not text", directory.path_of(name).display()))
+}
+
 fn read_or_make(directory: &StateDirectory, name: &str) -> Result<String> {
-    if let Some(bytes) = directory.read(name)? {
-        return String::from_utf8(bytes)
-            .or_else(|_| bail!("{} is not text", directory.path_of(name).display()));
+    if let Some(text) = read(directory, name)? {
+        return Ok(text);
     }
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).context("cannot draw a random key")?;

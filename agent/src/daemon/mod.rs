@@ -7,6 +7,7 @@ mod explain;
 mod host;
 mod keys;
 mod logout;
+mod rotate;
 mod saved;
 mod server;
 mod session;

@@ -143,6 +143,7 @@ async fn answer<H: Host>(agent: &Arc<Agent<H>>, line: &[u8]) -> Response {
         Request::Down { timeout } => agent.down(timeout).await.map(Response::Down),
         Request::Status => Ok(Response::Status(Box::new(agent.status().await))),
         Request::Logout { force } => agent.logout(force).await.map(Response::LoggedOut),
+        Request::RotateKey => agent.rotate_key().await.map(Response::KeyRotated),
         Request::Doctor => agent.doctor().await.map(Response::Doctor),
         Request::Explain(question) => agent
             .explain(*question)

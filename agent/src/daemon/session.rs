@@ -207,7 +207,7 @@ async fn tell_addresses<H: Host>(agent: &Agent<H>, client: &Client) {
 }
 
 /// What is to be told of the host; `None` when it cannot be looked at, or is on its way down.
-async fn host_now<H: Host>(agent: &Agent<H>) -> Option<HostInfo> {
+pub(super) async fn host_now<H: Host>(agent: &Agent<H>) -> Option<HostInfo> {
     let applied = agent.state().saved.applied.clone()?;
     let settings = &applied.settings;
     match agent

@@ -316,7 +316,7 @@ impl<H: Host> Agent<H> {
         );
         let request = |key: Option<&AuthKey>| RegisterRequest {
             auth_key: key.map(AuthKey::reveal),
-            node_key: self.keys().node.public(),
+            node_key: self.keys().newest().public(),
             tags: checked.settings.advertise_tags.0.clone(),
             host: host.clone(),
             reauthenticate: checked.reauthenticate,

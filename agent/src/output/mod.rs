@@ -17,7 +17,7 @@ pub(crate) use whois::{find, ping, whois};
 use anyhow::{Result, bail};
 use std::io::{IsTerminal, Write};
 
-use crate::control::LogoutReport;
+use crate::control::{LogoutReport, RotateReport};
 
 /// Writes a text to standard output. A reader that is gone is none of our business.
 pub(crate) fn print(text: &str) {
@@ -67,6 +67,14 @@ pub(crate) fn logout(report: &LogoutReport) -> String {
         ));
     }
     text
+}
+
+/// What `rotate-key` did.
+pub(crate) fn rotated(report: &RotateReport) -> String {
+    format!(
+        "The key of this node is now {} (it was {}). Its peers know it already.\n",
+        report.after, report.before
+    )
 }
 
 /// A table: columns as wide as they must be, two spaces between them, none at the end.

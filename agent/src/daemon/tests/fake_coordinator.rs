@@ -7,10 +7,10 @@ use tokio::{
     sync::broadcast,
     task::JoinHandle,
 };
-use weir_overlay::NodeId;
+use weir_overlay::{NodeId, NodePublicKey};
 use weir_protocol::{
-    MAP_PATH, MapRequest, NetworkMap, ProblemDetails, REGISTER_PATH, RegisterResponse,
-    SignedHeaders, StreamMessage, verify,
+    MAP_PATH, MapRequest, NetworkMap, ProblemDetails, REGISTER_PATH, RegisterRequest,
+    RegisterResponse, SignedHeaders, StreamMessage, verify,
 };
 
 /// What the coordinator does and has seen.
@@ -24,6 +24,8 @@ pub(super) struct Script {
     pub(super) silent: bool,
     /// The paths of the requests, in their order.
     pub(super) requests: Vec<String>,
+    /// The WireGuard keys of those who registered, in their order.
+    pub(super) node_keys: Vec<NodePublicKey>,
     /// What map requests said they hold.
     pub(super) held: Vec<Option<u64>>,
 }
@@ -151,6 +153,8 @@ fn answer(script: &mut Script, request: &Request) -> String {
             whole("403 Forbidden", serde_json::to_string(refusal).unwrap())
         }
         (REGISTER_PATH, None) => {
+            let asked: RegisterRequest = serde_json::from_slice(&request.body).unwrap();
+            script.node_keys.push(asked.node_key);
             let map = script.map.as_ref().unwrap();
             let response = RegisterResponse {
                 node_id: NodeId(1),

@@ -121,7 +121,7 @@ pub(crate) fn machine_revoked() -> Refusal {
     Refusal::new(
         ErrorCode::MachineRevoked,
         "an admin revoked the key of this machine: it is never let in again. A machine that is to \
-         come back all the same needs other keys: agent logout --force makes them",
+         come back all the same needs other keys: agent logout makes them",
     )
 }
 
