@@ -14,6 +14,9 @@ use weir_protocol::{MAX_AGE_SECONDS, Signed};
 /// How many signatures of enrolled machines are remembered: 10,000 machines at 10 requests each
 /// in the two minutes that a signature can live.
 const MAX_KNOWN: usize = 100_000;
+/// How many of those one machine may have: 16 requests a second, so that no enrolled machine alone,
+/// whoever has taken it over, fills the memory of all.
+const MAX_OF_ONE: usize = 2_000;
 /// How many signatures of strangers are remembered.
 const MAX_STRANGERS: usize = 10_000;
 
@@ -23,6 +26,9 @@ pub(crate) enum ReplayError {
     /// The same signature was accepted before.
     #[error("this request was received before; a new one must be signed anew")]
     Replayed,
+    /// Too many requests of one machine.
+    #[error("this machine sends too many requests: try again in two minutes")]
+    TooMany,
     /// Too many requests to remember.
     #[error("the coordinator is receiving too many requests: try again in two minutes")]
     Full,
@@ -91,6 +97,13 @@ impl ReplayCache {
             Signer::Known => (known, MAX_KNOWN),
             Signer::Stranger => (strangers, MAX_STRANGERS),
         };
+        let of_this_machine = memory
+            .range((signed.machine, String::new())..)
+            .take_while(|((machine, _), _)| *machine == signed.machine)
+            .filter(|(_, forget_at)| **forget_at > now);
+        if of_this_machine.count() >= MAX_OF_ONE {
+            return Err(ReplayError::TooMany);
+        }
         if memory.len() >= limit {
             memory.retain(|_, forget_at| *forget_at > now);
         }
@@ -139,11 +152,35 @@ mod tests {
         assert_eq!(again, Err(ReplayError::Replayed));
     }
 
+    fn signed_by(machine: u8, nonce: &str, created: i64) -> Signed {
+        Signed {
+            machine: MachinePrivateKey::from_bytes([machine; 32]).public(),
+            ..signed(nonce, created)
+        }
+    }
+
+    #[test]
+    fn one_node_cannot_lock_the_others_out() {
+        let cache = ReplayCache::default();
+        for number in 0..MAX_OF_ONE {
+            let request = signed(&number.to_string(), 100);
+            assert_eq!(cache.accept(&request, Signer::Known, 100), Ok(()));
+        }
+        let more = cache.accept(&signed("more", 100), Signer::Known, 100);
+        assert_eq!(more, Err(ReplayError::TooMany));
+        let other = signed_by(2, "more", 100);
+        assert_eq!(cache.accept(&other, Signer::Known, 100), Ok(()));
+        // Two minutes later it may send again.
+        let later = cache.accept(&signed("later", 300), Signer::Known, 300);
+        assert_eq!(later, Ok(()));
+    }
+
     #[test]
     fn strangers_cannot_lock_nodes_out() {
         let cache = ReplayCache::default();
         for number in 0..MAX_STRANGERS {
-            let stranger = signed(&number.to_string(), 100);
+            let machine = u8::try_from(number % 8 + 1).unwrap();
+            let stranger = signed_by(machine, &number.to_string(), 100);
             assert_eq!(cache.accept(&stranger, Signer::Stranger, 100), Ok(()));
         }
         let one_more = signed("more", 100);

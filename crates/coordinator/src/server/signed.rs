@@ -134,7 +134,7 @@ const fn reason(error: &SignatureError) -> Unsigned {
 fn refuse(error: ReplayError) -> Refusal {
     let code = match error {
         ReplayError::Replayed => ErrorCode::BadSignature,
-        ReplayError::Full => ErrorCode::Unavailable,
+        ReplayError::Full | ReplayError::TooMany => ErrorCode::Unavailable,
     };
     Refusal::new(code, error.to_string())
 }
