@@ -262,6 +262,7 @@ impl Agent {
             auth_key: Some(auth_key.to_owned()),
             node_key: NodePrivateKey::from_bytes(key_of(self.number)).public(),
             tags: [self.role.tag()?].into(),
+            reauthenticate: false,
             host: self.host.clone(),
         };
         let mut connection = self.connect(way, &connector(way.http2)?).await?;

@@ -76,7 +76,7 @@ impl<T: DeserializeOwned> FromRequest<Arc<Coordinator>> for SignedRequest<T> {
             .inspect_err(|error| {
                 coordinator.metrics.refused(match error {
                     ReplayError::Replayed => Unsigned::Replayed,
-                    ReplayError::Full => Unsigned::Full,
+                    ReplayError::Full | ReplayError::TooMany => Unsigned::Full,
                 });
             })
             .map_err(refuse)?;
