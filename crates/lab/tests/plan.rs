@@ -25,8 +25,8 @@ use weir_overlay::{
     AddressSet, Generation, GrantId, NodeId, NodePrivateKey, NodePublicKey, overlay_prefixes,
 };
 use weir_protocol::{
-    Destination, Grant, IpProtocol, NetworkMap, Peer, PortRange, RouteEgress, RouteState,
-    RouteStatus, SelfNode,
+    Destination, Grant, IpProtocol, KeyStatus, NetworkMap, Peer, PortRange, RouteEgress,
+    RouteState, RouteStatus, SelfNode,
 };
 
 const OWN: [&str; 2] = ["100.64.0.1/32", "fd77:6569:7200::1/128"];
@@ -202,6 +202,7 @@ fn any_state() -> impl Strategy<Value = DesiredState> {
                     addresses: OWN.map(|own| prefix(own).addr()).into(),
                     routes: OFFERED.iter().zip(approved).map(status).collect(),
                     egress,
+                    key: KeyStatus::default(),
                 },
                 peers,
                 filter,
