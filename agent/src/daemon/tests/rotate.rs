@@ -64,6 +64,10 @@ async fn a_new_key_is_in_force_as_soon_as_the_map_names_it() {
         .await;
     assert_eq!(kernel.take_applied(), []);
     assert!(!root.path().join("node.key.next").exists());
+    let StreamMessage::Full { map } = naming(4, new) else {
+        unreachable!();
+    };
+    coordinator.script(|script| script.map = Some(*map));
     daemon.up(joining(&coordinator)).await.unwrap();
     assert_eq!(registered(&coordinator).last(), Some(&new));
 }
