@@ -132,7 +132,7 @@ impl Tx {
     }
 
     /// Remembers a signature until `forget_at`. Says whether it is new: of two coordinators that
-    /// were sent the same one, one is told that it is not.
+    /// were sent the same one, one is told that it is not. None is new that may have been forgotten.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -146,7 +146,8 @@ impl Tx {
             self,
             "remember a signature",
             "INSERT INTO accepted_signatures (machine_key, nonce, forget_at) \
-             VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+             SELECT $1, $2, $3 WHERE $3 > (SELECT forgotten FROM forgotten_signatures) \
+             ON CONFLICT DO NOTHING",
             machine.to_string(),
             nonce,
             forget_at
@@ -154,11 +155,21 @@ impl Tx {
         Ok(added > 0)
     }
 
-    /// Forgets the signatures whose time is over.
+    /// Forgets the signatures whose time is over, and remembers up to when: should the clock be set
+    /// back, none of them is taken for a new one.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn forget_signatures(&mut self, now: i64) -> Result<(), StoreError> {
+        execute!(
+            self,
+            "remember up to when signatures are forgotten",
+            "UPDATE forgotten_signatures SET forgotten = (SELECT COALESCE(MAX(forget_at), 0) \
+             FROM accepted_signatures WHERE forget_at <= $1) \
+             WHERE forgotten < (SELECT COALESCE(MAX(forget_at), 0) \
+             FROM accepted_signatures WHERE forget_at <= $1)",
+            now
+        )?;
         execute!(
             self,
             "forget old signatures",

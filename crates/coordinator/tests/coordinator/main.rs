@@ -56,6 +56,10 @@ mod store_of_accounts;
 #[cfg(test)]
 mod store_of_requests;
 #[cfg(test)]
+mod store_of_routes;
+#[cfg(test)]
+mod store_of_signatures;
+#[cfg(test)]
 mod stores;
 #[cfg(test)]
 mod versions;

@@ -6,11 +6,10 @@ use ipnet::IpNet;
 use std::{collections::BTreeSet, net::IpAddr};
 use tempfile::TempDir;
 use weir_coordinator::store::{
-    Actor, AuditEntry, AuditFlaw, Changes, CoordinatorRow, Database, Decision, EgressRow,
-    NewAuthKey, NewNode, OpenError, Store, Tx,
+    Actor, AuditEntry, AuditFlaw, Changes, CoordinatorRow, Database, NewAuthKey, NewNode,
+    OpenError, Store,
 };
 use weir_overlay::{Generation, KeyId, MachinePrivateKey, NodeId, NodePrivateKey, UserId};
-use weir_policy::NodeSelector;
 use weir_protocol::{HostInfo, ItemFailure, Pin};
 
 /// An empty store, and the way to open it once more.
@@ -61,13 +60,10 @@ on_both!(
     nodes_come_back_as_they_were_stored,
     names_keys_and_addresses_are_unique,
     what_a_deleted_node_had_goes_with_it,
-    decisions_outlive_a_withdrawal,
-    addresses_of_routes_come_back_in_the_order_in_which_they_count,
     policies_are_kept_and_measured_in_bytes,
     generations_only_grow,
     a_route_has_one_primary,
     what_was_changed_is_told_once,
-    a_signature_is_remembered_once,
     only_what_maps_are_made_of_counts_as_a_change,
     a_reader_sees_one_moment,
     changes_run_one_after_the_other,
@@ -79,7 +75,7 @@ on_both!(
     absent_nodes_and_what_is_numbered_are_for_all,
 );
 
-const NOW: i64 = 1_900_000_000;
+pub(crate) const NOW: i64 = 1_900_000_000;
 
 fn key(id: &str, reusable: bool, user: Option<UserId>) -> NewAuthKey {
     NewAuthKey {
@@ -95,7 +91,7 @@ fn key(id: &str, reusable: bool, user: Option<UserId>) -> NewAuthKey {
     }
 }
 
-fn node(number: u8, user: Option<UserId>) -> NewNode {
+pub(crate) fn node(number: u8, user: Option<UserId>) -> NewNode {
     NewNode {
         machine_key: MachinePrivateKey::from_bytes([number; 32]).public(),
         node_key: NodePrivateKey::from_bytes([number; 32]).public(),
@@ -120,19 +116,20 @@ fn node(number: u8, user: Option<UserId>) -> NewNode {
     }
 }
 
-fn prefix() -> IpNet {
+pub(crate) fn prefix() -> IpNet {
     "8.8.8.0/24".parse().unwrap()
 }
 
 /// Makes one change and commits it.
 macro_rules! change {
     ($store:expr, |$tx:ident| $($statement:expr);+ $(;)?) => {{
-        let mut $tx: Tx = $store.write().await.unwrap();
+        let mut $tx: weir_coordinator::store::Tx = $store.write().await.unwrap();
         let done = ($($statement.await.unwrap()),+);
         $tx.commit().await.unwrap();
         done
     }};
 }
+pub(crate) use change;
 
 async fn users_are_found_whatever_their_case(at: Opened) {
     let store = at.store;
@@ -309,100 +306,6 @@ async fn what_a_deleted_node_had_goes_with_it(at: Opened) {
     assert!(next > id, "ids are not used twice");
 }
 
-async fn decisions_outlive_a_withdrawal(at: Opened) {
-    let store = at.store;
-    let id = change!(store, |tx| tx.insert_node(&node(1, None)));
-    let other: IpNet = "2001:db8::/32".parse().unwrap();
-    change!(store, |tx| tx.set_advertised(id, &[prefix(), other].into()));
-    change!(store, |tx| tx.set_decision(
-        id,
-        &prefix(),
-        Some(Decision::Approved),
-        NOW
-    ));
-    change!(store, |tx| tx.set_advertised(id, &BTreeSet::new()));
-    let routes = store.read().await.unwrap().routes_of(id).await.unwrap();
-    assert_eq!(routes.len(), 1);
-    assert_eq!((routes[0].prefix, routes[0].advertised), (prefix(), false));
-    assert_eq!(routes[0].decision, Some(Decision::Approved));
-    change!(store, |tx| tx.set_advertised(id, &[prefix(), other].into()));
-    let routes = store.read().await.unwrap().routes().await.unwrap();
-    let decisions: Vec<_> = routes
-        .iter()
-        .map(|route| (route.prefix, route.decision))
-        .collect();
-    assert_eq!(
-        decisions,
-        [(prefix(), Some(Decision::Approved)), (other, None)]
-    );
-}
-
-async fn addresses_of_routes_come_back_in_the_order_in_which_they_count(at: Opened) {
-    let store = at.store;
-    let id = change!(store, |tx| tx.insert_node(&node(1, None)));
-    let other = change!(store, |tx| tx.insert_node(&node(2, None)));
-    let address = |last: u8| IpAddr::from([203, 0, 113, last]);
-    let who = |text: &str| text.parse::<NodeSelector>().unwrap();
-    // A choice counts though the route is not advertised, and a later one replaces it.
-    for (node, selector, last) in [
-        (id, None, 7),
-        (id, Some(who("group:finance")), 1),
-        (id, Some(who("tag:ci")), 10),
-        (id, Some(who("zoe@")), 11),
-        (id, Some(who("group:finance")), 9),
-        (other, None, 8),
-    ] {
-        let selector = selector.as_ref();
-        change!(store, |tx| tx.set_route_egress(
-            node,
-            &prefix(),
-            selector,
-            address(last),
-            NOW
-        ));
-    }
-    let told = |rows: Vec<EgressRow>| -> Vec<(Option<String>, IpAddr)> {
-        let rows = rows.into_iter();
-        rows.map(|row| {
-            (
-                row.selector.map(|selector| selector.to_string()),
-                row.address,
-            )
-        })
-        .collect()
-    };
-    let all = store.read().await.unwrap().route_egress().await.unwrap();
-    assert_eq!(all.len(), 5);
-    let rows = store.read().await.unwrap().route_egress_of(id).await;
-    let rows = rows.unwrap();
-    assert_eq!(all[..4], rows);
-    let named = |text: &str, last| (Some(text.to_owned()), address(last));
-    assert_eq!(
-        told(rows),
-        [
-            named("zoe@", 11),
-            named("group:finance", 9),
-            named("tag:ci", 10),
-            (None, address(7)),
-        ]
-    );
-    let finance = who("group:finance");
-    change!(store, |tx| tx.clear_route_egress(
-        id,
-        &prefix(),
-        Some(&finance)
-    ));
-    change!(store, |tx| tx.clear_route_egress(id, &prefix(), None));
-    let rows = store.read().await.unwrap().route_egress_of(id).await;
-    assert_eq!(
-        told(rows.unwrap()),
-        [named("zoe@", 11), named("tag:ci", 10)]
-    );
-    change!(store, |tx| tx.delete_node(id));
-    let left = store.read().await.unwrap().route_egress().await.unwrap();
-    assert_eq!(told(left), [(None, address(8))]);
-}
-
 async fn policies_are_kept_and_measured_in_bytes(at: Opened) {
     let store = at.store;
     for text in ["{}", "// grün"] {
@@ -472,21 +375,6 @@ async fn what_was_changed_is_told_once(at: Opened) {
     };
     assert_eq!(store.take_changes(), told);
     assert!(store.take_changes().is_empty());
-}
-
-async fn a_signature_is_remembered_once(at: Opened) {
-    let store = at.store;
-    let machine = MachinePrivateKey::from_bytes([1; 32]).public();
-    let new = change!(store, |tx|
-        tx.remember_signature(&machine, "a", NOW + 1);
-        tx.remember_signature(&machine, "a", NOW + 9);
-        tx.remember_signature(&machine, "b", NOW + 9)
-    );
-    assert_eq!(new, (true, false, true));
-    change!(store, |tx| tx.forget_signatures(NOW + 1));
-    let mut tx = store.read().await.unwrap();
-    let left = tx.accepted_signatures(NOW).await.unwrap();
-    assert_eq!(left, [(machine, "b".to_owned(), NOW + 9)]);
 }
 
 async fn only_what_maps_are_made_of_counts_as_a_change(at: Opened) {
