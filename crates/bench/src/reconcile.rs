@@ -95,7 +95,11 @@ pub(crate) async fn measure(backend: WireguardBackend, peers: u32) -> Result<Vec
     };
     let folder = host::Folder::new()?;
     let directory = StateDirectory::open(folder.path())?;
-    let (reconciler, handle) = Reconciler::new(Arc::new(kernel), directory, Timing::default())?;
+    let timing = Timing {
+        deadline: DEADLINE,
+        ..Timing::default()
+    };
+    let (reconciler, handle) = Reconciler::new(Arc::new(kernel), directory, timing)?;
     let task = tokio::spawn(reconciler.run());
 
     let (whole, status) = pursue(&handle, Goal::Up(peers::target(&map, backend)?)).await?;
@@ -125,7 +129,10 @@ pub(crate) async fn measure(backend: WireguardBackend, peers: u32) -> Result<Vec
         one.push(pursue(&handle, Goal::Up(target)).await?.0);
     }
     let memory = report::resident_memory()?;
-    pursue(&handle, Goal::Down(LINK.parse()?)).await?;
+    // The kernel's link goes with the namespace; the userspace one is a process.
+    if backend == WireguardBackend::Userspace {
+        pursue(&handle, Goal::Down(LINK.parse()?)).await?;
+    }
     drop(handle);
     task.await.context("the reconciler failed")?;
 

@@ -37,9 +37,18 @@ fn device_steps(steps: &[Step]) -> Vec<&Step> {
     steps.iter().filter(of_device).collect()
 }
 
+/// Removes our link, if it is there, however long that takes: the kernel ends a link's peers one by
+/// one, which takes an emulated machine minutes.
+fn remove_our_link() -> Result<()> {
+    if host::command(&format!("ip link show {LINK}")).is_ok() {
+        host::command(&format!("ip link del {LINK}"))?;
+    }
+    Ok(())
+}
+
 /// Programs all peers by our adapter, on a new link; leaves the link.
 async fn ours(kernel: &LinuxKernel, scope: &Scope, target: &Target) -> Result<Duration> {
-    kernel.apply(scope, &Step::DeleteLink).await?;
+    remove_our_link()?;
     let steps = plan(&target.state, &kernel.observe(scope).await?, None);
     for step in &steps {
         if matches!(step, Step::CreateLink { .. }) {
@@ -111,7 +120,7 @@ async fn measure(peers: u32) -> Result<Vec<Figure>> {
         kernel.apply(&scope, &step).await?;
         one.push(start.elapsed());
     }
-    kernel.apply(&scope, &Step::DeleteLink).await?;
+    remove_our_link()?;
 
     let mut figures = vec![
         Figure::time(
