@@ -53,7 +53,7 @@ pub(crate) struct Options {
 /// Debian's own choice of kernel.
 const DEFAULT_KERNEL: &str = "linux-image-amd64";
 /// Emulation is slow, but a run that takes longer than this hangs.
-const DEFAULT_MINUTES: u64 = 60;
+const DEFAULT_MINUTES: u64 = 70;
 
 impl Options {
     /// All tests, as `cargo xtask test` runs them.
