@@ -37,11 +37,10 @@ fn look(agent: &Agent) -> Result<String> {
     Ok(output.text())
 }
 
-fn last_repair(agent: &Agent, so_far: usize) -> Result<Option<Repair>> {
-    let repairs = agent.status()?.repairs;
-    Ok((repairs.len() > so_far)
-        .then(|| repairs.last().cloned())
-        .flatten())
+/// What was repaired since there were so many repairs. What somebody changes by several commands,
+/// the agent may put back by several repairs.
+fn repairs_since(agent: &Agent, so_far: usize) -> Result<Vec<Repair>> {
+    Ok(agent.status()?.repairs.into_iter().skip(so_far).collect())
 }
 
 /// Plays somebody else on a host, and waits until everything is as it was.
@@ -65,27 +64,25 @@ fn repaired(agent: &Agent, (what, command, found, by): Drift<'_>) -> Result<()> 
     })?;
     let took = started.elapsed();
     // The agent says so when it has looked again.
-    let mut last = None;
-    wait_until(&format!("{what} to be reported"), patient(SOON), || {
-        last = last_repair(agent, repairs)?;
-        Ok(last.is_some())
-    })?;
-    let repair = last.context("there is a repair")?;
-    println!(
-        "{what}: back after {took:?}; the agent took {:.3} s, found {:?}, done by {:?}",
-        repair.seconds, repair.found, repair.by
-    );
-    ensure!(
-        repair.found.iter().any(|thing| thing.contains(found)),
-        "{what}: \"{found}\" is not among {:?}",
-        repair.found
-    );
+    let mut since = Vec::new();
+    let reported = wait_until(&format!("{what} to be reported"), patient(SOON), || {
+        since = repairs_since(agent, repairs)?;
+        let mut things = since.iter().flat_map(|repair| &repair.found);
+        Ok(things.any(|thing| thing.contains(found)))
+    });
+    reported.with_context(|| format!("\"{found}\" is in none of {since:?}"))?;
+    for repair in &since {
+        println!(
+            "{what}: back after {took:?}; the agent took {:.3} s, found {:?}, done by {:?}",
+            repair.seconds, repair.found, repair.by
+        );
+    }
     if let Some(by) = by {
-        let named = repair
-            .by
-            .iter()
-            .any(|author| author.name.as_deref() == Some(by));
-        ensure!(named, "{what}: {by} is not among {:?}", repair.by);
+        let mut authors = since.iter().flat_map(|repair| &repair.by);
+        ensure!(
+            authors.any(|author| author.name.as_deref() == Some(by)),
+            "{what}: {by} is in none of {since:?}"
+        );
     }
     Ok(())
 }
