@@ -90,7 +90,7 @@ fn reaches_its_gateway(world: &World) -> Result<bool> {
     let ping = world
         .alice
         .machine()
-        .type_in("ping -n -c 1 -W 2 192.168.1.1")?;
+        .type_in("ping -n -c 1 -W 5 192.168.1.1")?;
     Ok(ping.success())
 }
 

@@ -251,7 +251,7 @@ fn the_little_internet_is_as_the_story_needs_it() {
     }
     for node in network.hosts() {
         let coordinator = addresses::COORDINATOR.to_string();
-        node.run(["ping", "-n", "-c", "1", "-W", "2", &coordinator])
+        node.run(["ping", "-n", "-c", "1", "-W", "20", &coordinator])
             .unwrap();
     }
     // Nobody comes in through a gateway, and only the office relay knows the office.
