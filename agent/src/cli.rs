@@ -2,7 +2,6 @@
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::path::PathBuf;
-use weir_diagnosis::parse_protocol;
 use weir_protocol::IpProtocol;
 
 use crate::settings::Change;
@@ -312,7 +311,7 @@ pub(crate) struct ExplainArgs {
     pub(crate) trace: Option<u64>,
 
     /// The protocol: a name or a number
-    #[arg(long, default_value = "tcp", value_parser = parse_protocol)]
+    #[arg(long, default_value = "tcp")]
     pub(crate) protocol: IpProtocol,
 
     /// Print it as JSON

@@ -11,14 +11,9 @@ use weir_protocol::{
     REGISTER_PATH, REPORT_PATH, RegisterRequest, RegisterResponse, ReportRequest, StreamMessage,
     UPDATE_PATH, UpdateRequest, sign,
 };
+use weir_tls::{OtherPin, pinned};
 
-use super::{
-    ClientError,
-    choice::Choice,
-    error::why_unreachable,
-    lines::Lines,
-    tls::{OtherPin, pinned},
-};
+use super::{ClientError, choice::Choice, error::why_unreachable, lines::Lines};
 use crate::settings::{CoordinatorUrl, CoordinatorUrls};
 
 /// How long a connection may take to come about.

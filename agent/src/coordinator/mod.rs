@@ -4,7 +4,6 @@ mod choice;
 mod client;
 mod error;
 mod lines;
-mod tls;
 
 pub(crate) use client::{Client, MapStream, now};
 pub(crate) use error::ClientError;

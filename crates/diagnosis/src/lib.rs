@@ -22,7 +22,7 @@ mod route;
 mod trace;
 
 pub use firewall::{IptablesSave, NftListing, OtherFirewalls, Programs};
-pub use question::{QuestionError, Target, parse_protocol};
+pub use question::{QuestionError, Target};
 pub use report::{Check, Checks, Outcome, Place, Remedy};
 pub use route::{RouteAnswer, RouteOut, RuleSeen};
 pub use trace::{Hop, TRACE_TABLE, TracedPacket, judge_trace, read_trace};

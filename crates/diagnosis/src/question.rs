@@ -4,26 +4,9 @@ use serde::{Deserialize, Serialize};
 use std::{fmt, net::IpAddr};
 use weir_protocol::IpProtocol;
 
-/// Protocols by name; IANA's numbers.
-const PROTOCOLS: [(&str, u8); 10] = [
-    ("tcp", 6),
-    ("udp", 17),
-    ("icmp", 1),
-    ("icmpv6", 58),
-    ("ipv6-icmp", 58),
-    ("sctp", 132),
-    ("gre", 47),
-    ("esp", 50),
-    ("ah", 51),
-    ("igmp", 2),
-];
-
-/// A destination or protocol that is not understood.
+/// A destination that is not understood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum QuestionError {
-    /// Not a protocol.
-    #[error("\"{0}\" is not a protocol such as tcp, udp, icmp or 47")]
-    Protocol(String),
     /// No port, and the protocol has them.
     #[error(
         "\"{0}\" names no port: write DESTINATION:PORT, such as 8.8.8.8:443 or [2001:db8::1]:443"
@@ -43,21 +26,6 @@ pub struct Target {
     pub port: Option<u16>,
     /// The protocol.
     pub protocol: IpProtocol,
-}
-
-/// Reads a protocol's name or number.
-///
-/// # Errors
-/// [`QuestionError::Protocol`].
-pub fn parse_protocol(text: &str) -> Result<IpProtocol, QuestionError> {
-    let known = PROTOCOLS
-        .iter()
-        .find(|(name, _)| name.eq_ignore_ascii_case(text));
-    known
-        .map(|(_, number)| *number)
-        .or_else(|| text.parse().ok())
-        .map(IpProtocol)
-        .ok_or_else(|| QuestionError::Protocol(text.to_owned()))
 }
 
 impl Target {
@@ -165,7 +133,5 @@ mod tests {
             assert!(error.to_string().contains("names no port"), "{error}");
         }
         assert!(Target::parse(":443", IpProtocol::TCP).is_err());
-        assert!(parse_protocol("flying").is_err());
-        assert_eq!(parse_protocol("UDP"), Ok(IpProtocol::UDP));
     }
 }

@@ -13,6 +13,7 @@ mod auth_key;
 mod delta;
 mod enrolment;
 mod error;
+mod ip_protocol;
 mod map;
 mod signature;
 
@@ -23,9 +24,10 @@ pub use enrolment::{
     UpdateRequest,
 };
 pub use error::{ErrorCode, ProblemDetails};
+pub use ip_protocol::{IpProtocol, UnknownProtocol};
 pub use map::{
-    Destination, Grant, IpProtocol, KeyStatus, MapDelta, MapDigest, MapRequest, NetworkMap, Peer,
-    PortRange, RouteEgress, RouteState, RouteStatus, SelfNode, StreamMessage,
+    Destination, Grant, KeyStatus, MapDelta, MapDigest, MapRequest, NetworkMap, Peer, PortRange,
+    RouteEgress, RouteState, RouteStatus, SelfNode, StreamMessage,
 };
 pub use signature::{
     MAX_AGE_SECONDS, SignatureError, Signed, SignedHeaders, content_digest, sign, verify,

@@ -1,63 +1,14 @@
 //! The network map: all that one node is told, and nothing it need not know.
 
+use crate::IpProtocol;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
     net::{IpAddr, SocketAddr},
 };
 use weir_overlay::{AddressSet, Generation, GrantId, NodeId, NodeName, NodePublicKey, Tag};
-
-/// An IP protocol number (IANA). Plain numbers on the wire.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct IpProtocol(pub u8);
-
-impl IpProtocol {
-    /// ICMP.
-    pub const ICMP: Self = Self(1);
-    /// TCP.
-    pub const TCP: Self = Self(6);
-    /// UDP.
-    pub const UDP: Self = Self(17);
-    /// ICMP for IPv6.
-    pub const ICMPV6: Self = Self(58);
-    /// SCTP.
-    pub const SCTP: Self = Self(132);
-
-    /// Whether packets of this protocol carry ports.
-    #[must_use]
-    pub const fn has_ports(self) -> bool {
-        matches!(self, Self::TCP | Self::UDP | Self::SCTP)
-    }
-
-    /// The protocols of a rule that names none: TCP, UDP and both ICMPs.
-    #[must_use]
-    pub const fn defaults() -> [Self; 4] {
-        [Self::ICMP, Self::TCP, Self::UDP, Self::ICMPV6]
-    }
-}
-
-impl fmt::Display for IpProtocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            1 => f.write_str("icmp"),
-            6 => f.write_str("tcp"),
-            17 => f.write_str("udp"),
-            58 => f.write_str("icmpv6"),
-            132 => f.write_str("sctp"),
-            other => other.fmt(f),
-        }
-    }
-}
-
-impl fmt::Debug for IpProtocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
 
 /// A range of ports, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -1,7 +1,8 @@
-//! Talking to the running coordinator over its admin socket.
+//! Talking to the running coordinator: requests of the admin API, and their answers.
 
+use super::connection::Target;
 use crate::api::{self, AdminProblem, PATH_PREFIX, Page};
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow};
 use axum::body::Bytes;
 use futures_util::TryStreamExt;
 use http::{Method, Request, Response, StatusCode, header};
@@ -12,8 +13,8 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
-use std::{error::Error, fmt, io::ErrorKind, path::PathBuf, time::Duration};
-use tokio::{fs::File, io::AsyncWriteExt, net::UnixStream, time::timeout};
+use std::{error::Error, fmt, time::Duration};
+use tokio::{fs::File, io::AsyncWriteExt, time::timeout};
 
 /// How long an answer may take. A change is answered when it is published.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -41,12 +42,12 @@ impl Error for Refused {}
 
 #[derive(Debug)]
 pub(super) struct Client {
-    socket: PathBuf,
+    target: Target,
 }
 
 impl Client {
-    pub(super) const fn new(socket: PathBuf) -> Self {
-        Self { socket }
+    pub(super) const fn new(target: Target) -> Self {
+        Self { target }
     }
 
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
@@ -150,42 +151,23 @@ impl Client {
     where
         B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
     {
-        let stream = self.connect().await?;
+        let stream = self.target.connect().await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .context(BROKEN)?;
         // Ends with the connection; what goes wrong there is seen by the request.
         tokio::spawn(connection);
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(method)
             .uri(format!("{PATH_PREFIX}{path}"))
-            .header(header::HOST, "coordinator")
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(body)
-            .context("cannot make the request")?;
+            .header(header::HOST, self.target.host())
+            .header(header::CONTENT_TYPE, "application/json");
+        if let Some(token) = self.target.token() {
+            let bearer = format!("Bearer {}", token.reveal());
+            request = request.header(header::AUTHORIZATION, bearer);
+        }
+        let request = request.body(body).context("cannot make the request")?;
         sender.send_request(request).await.context(BROKEN)
-    }
-
-    async fn connect(&self) -> anyhow::Result<UnixStream> {
-        let path = self.socket.display();
-        let start = "start it with `systemctl start weir-coordinator`";
-        let error = match UnixStream::connect(&self.socket).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => error,
-        };
-        let kind = error.kind();
-        if kind == ErrorKind::NotFound {
-            bail!("the coordinator is not running: no socket at {path}: {start}");
-        }
-        if kind == ErrorKind::ConnectionRefused {
-            bail!("the coordinator is not running: nobody answers on {path}: {start}");
-        }
-        if kind == ErrorKind::PermissionDenied {
-            bail!(
-                "you may not open the admin socket {path}: use sudo, or join the group that owns it"
-            );
-        }
-        Err(error).with_context(|| format!("cannot open the admin socket {path}"))
     }
 }
 

@@ -4,6 +4,7 @@ mod audit;
 mod backup;
 mod client;
 mod config;
+mod connection;
 mod keys;
 mod manual;
 mod nodes;
@@ -18,16 +19,19 @@ mod tokens;
 mod users;
 
 use crate::server::admin_api::openapi_document;
-use anyhow::Context;
-use clap::{CommandFactory, Parser, Subcommand};
+use anyhow::{Context, bail};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use client::Client;
 use config::Config;
+use connection::{Server, ServerUrl, Target, read_token};
 use std::{path::PathBuf, process::ExitCode};
+use weir_protocol::Pin;
 
 /// Runs the private network: enrols machines, approves routes, hands out policy
 ///
-/// `coordinator serve` is the server. All other commands talk to the running server over its
-/// admin socket, as root or as a member of the group that owns the socket.
+/// `coordinator serve` is the server. All other commands talk to the running server: over its
+/// admin socket, as root or as a member of the group that owns the socket, or from elsewhere with
+/// --server and a token.
 #[derive(Debug, Parser)]
 #[command(
     name = "coordinator",
@@ -38,7 +42,8 @@ use std::{path::PathBuf, process::ExitCode};
         coordinator users create alice\n  \
         coordinator keys create --user alice\n  \
         coordinator routes approve relay 8.8.8.8,8.8.4.4\n  \
-        coordinator policy set policy.hujson"
+        coordinator policy set policy.hujson\n  \
+        coordinator --server https://weir.example.com:8443 --token-file token nodes list"
 )]
 struct Arguments {
     /// The admin socket [default: /run/weir/coordinator.sock]
@@ -49,6 +54,8 @@ struct Arguments {
         env = "WEIR_COORDINATOR_SOCKET"
     )]
     socket: Option<PathBuf>,
+    #[command(flatten)]
+    elsewhere: Elsewhere,
     /// The settings file [default: /etc/weir/coordinator.toml, if it exists]
     ///
     /// TOML with the keys state-dir, database, listen, url, socket, metrics-listen and log-level.
@@ -60,6 +67,37 @@ struct Arguments {
     json: bool,
     #[command(subcommand)]
     verb: Verb,
+}
+
+/// A coordinator that is not on this host.
+#[derive(Debug, Args)]
+struct Elsewhere {
+    /// Talk to the coordinator at this URL (https://HOST:PORT) instead of the admin socket
+    #[arg(long, global = true, value_name = "URL", env = "WEIR_SERVER")]
+    server: Option<ServerUrl>,
+    /// With --server: the file with the token, which says what may be done
+    #[arg(long, global = true, value_name = "FILE", env = "WEIR_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+    /// With --server: the pin of its key, as `coordinator status` shows it on its host; without
+    /// it, its certificate must be one that this host trusts
+    #[arg(long, global = true, value_name = "PIN", env = "WEIR_SERVER_PIN")]
+    server_pin: Option<Pin>,
+}
+
+impl Elsewhere {
+    fn server(self) -> anyhow::Result<Option<Server>> {
+        let Some(url) = self.server else {
+            return Ok(None);
+        };
+        let file = self.token_file.context(
+            "--server needs --token-file: `coordinator tokens create` makes a token on its host",
+        )?;
+        Ok(Some(Server {
+            url,
+            pin: self.server_pin,
+            token: read_token(&file)?,
+        }))
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -138,8 +176,18 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         .or_else(|| config.socket.clone())
         .unwrap_or_else(|| PathBuf::from(config::DEFAULT_SOCKET));
     let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
+    let target = match (arguments.elsewhere.server()?, &arguments.verb) {
+        (Some(server), Verb::Serve(_)) => {
+            bail!(
+                "`coordinator serve` runs here: it takes no --server ({})",
+                server.url
+            )
+        }
+        (Some(server), _) => Target::Server(Box::new(server)),
+        (None, _) => Target::Socket(socket.clone()),
+    };
     let context = Session {
-        client: Client::new(socket.clone()),
+        client: Client::new(target),
         json: arguments.json,
     };
     runtime.block_on(async {

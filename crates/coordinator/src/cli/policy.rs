@@ -90,7 +90,7 @@ pub(super) enum Policy {
         #[arg(value_name = "DESTINATION:PORT")]
         destination: String,
         /// The protocol: a name or a number
-        #[arg(long, default_value = "tcp", value_parser = explain::protocol)]
+        #[arg(long, default_value = "tcp")]
         protocol: IpProtocol,
     },
     /// Say who gains and who loses what when one policy takes the place of another

@@ -20,6 +20,7 @@ mod crash;
 #[cfg(test)]
 mod enrolment;
 #[cfg(test)]
+mod from_elsewhere;
 mod full_disk;
 #[cfg(test)]
 mod health;

@@ -5,32 +5,6 @@ use crate::api;
 use anyhow::bail;
 use weir_protocol::IpProtocol;
 
-/// Protocols that people name; IANA's numbers.
-const PROTOCOLS: [(&str, u8); 10] = [
-    ("tcp", 6),
-    ("udp", 17),
-    ("icmp", 1),
-    ("icmpv6", 58),
-    ("ipv6-icmp", 58),
-    ("sctp", 132),
-    ("gre", 47),
-    ("esp", 50),
-    ("ah", 51),
-    ("igmp", 2),
-];
-
-/// Reads a protocol's name or number.
-pub(super) fn protocol(text: &str) -> Result<IpProtocol, String> {
-    let known = PROTOCOLS
-        .iter()
-        .find(|(name, _)| name.eq_ignore_ascii_case(text));
-    known
-        .map(|(_, number)| *number)
-        .or_else(|| text.parse().ok())
-        .map(IpProtocol)
-        .ok_or_else(|| format!("\"{text}\" is not a protocol such as tcp, udp, icmp or 47"))
-}
-
 pub(super) async fn explain(
     session: &Session,
     source: String,
@@ -142,7 +116,7 @@ fn end(end: &api::End) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{protocol, split};
+    use super::split;
     use weir_protocol::IpProtocol;
 
     #[test]
@@ -166,12 +140,5 @@ mod tests {
             assert!(split(text, IpProtocol::TCP).is_err(), "{text}");
             assert!(split(text, IpProtocol::ICMP).is_ok(), "{text}");
         }
-    }
-
-    #[test]
-    fn protocols_have_names_and_numbers() {
-        assert_eq!(protocol("udp"), Ok(IpProtocol::UDP));
-        assert_eq!(protocol("47"), Ok(IpProtocol(47)));
-        assert!(protocol("300").is_err() && protocol("http").is_err());
     }
 }

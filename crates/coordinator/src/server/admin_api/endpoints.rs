@@ -367,7 +367,8 @@ fn of_nodes() -> [Endpoint; 13] {
             network::revoke_node,
             "Shut a machine out for ever",
         )
-        .gives::<api::Node>(),
+        .gives::<api::Node>()
+        .once(),
         get(
             "/routes",
             Needs(RoutesRead),

@@ -1,4 +1,4 @@
-//! TLS to a coordinator whose key is known: the pin is the whole trust, no authority is asked.
+//! A coordinator whose key is known: the pin is the whole trust, no authority is asked.
 
 use rustls::{
     ClientConfig, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme,
@@ -12,11 +12,12 @@ use x509_parser::parse_x509_certificate;
 
 /// The pin of the last server that was refused for having another one.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct OtherPin(Arc<Mutex<Option<Pin>>>);
+pub struct OtherPin(Arc<Mutex<Option<Pin>>>);
 
 impl OtherPin {
     /// Takes it out.
-    pub(crate) fn take(&self) -> Option<Pin> {
+    #[must_use]
+    pub fn take(&self) -> Option<Pin> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
@@ -36,7 +37,7 @@ struct PinVerifier {
 ///
 /// # Errors
 /// [`Error`] when the protocol versions do not fit the provider, which they do.
-pub(crate) fn pinned(pin: Pin) -> Result<(ClientConfig, OtherPin), Error> {
+pub fn pinned(pin: Pin) -> Result<(ClientConfig, OtherPin), Error> {
     let provider = Arc::new(ring::default_provider());
     let other = OtherPin::default();
     let verifier = PinVerifier {
