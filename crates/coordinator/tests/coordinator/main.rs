@@ -21,6 +21,7 @@ mod crash;
 mod enrolment;
 #[cfg(test)]
 mod from_elsewhere;
+#[cfg(test)]
 mod full_disk;
 #[cfg(test)]
 mod health;
