@@ -6,6 +6,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// Now, in seconds since 1970.
 #[must_use]
 pub(crate) fn now() -> i64 {
+    #[cfg(test)]
+    if let Some(clocks) = pretended::clocks() {
+        return clocks.wall;
+    }
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .ok()
@@ -29,6 +33,13 @@ pub(crate) struct Reading {
 /// Reads both clocks.
 #[must_use]
 pub(crate) fn reading() -> Reading {
+    #[cfg(test)]
+    if let Some(clocks) = pretended::clocks() {
+        return Reading {
+            wall: clocks.wall,
+            running: clocks.running,
+        };
+    }
     let running = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from);
     Reading {
         wall: now(),
@@ -95,6 +106,38 @@ pub(crate) fn random<const N: usize>() -> Result<[u8; N], getrandom::Error> {
 #[must_use]
 pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Clocks that show what a test says, to its own thread.
+#[cfg(test)]
+pub(crate) mod pretended {
+    use std::{cell::Cell, time::Duration};
+
+    #[derive(Clone, Copy, Debug)]
+    pub(crate) struct Clocks {
+        /// The host's, in seconds since 1970.
+        pub(crate) wall: i64,
+        /// How long the host has been running.
+        pub(crate) running: Duration,
+        /// The database's, in seconds since 1970.
+        pub(crate) database: i64,
+    }
+
+    thread_local! {
+        static CLOCKS: Cell<Option<Clocks>> = const { Cell::new(None) };
+    }
+
+    pub(crate) fn set(clocks: Clocks) {
+        CLOCKS.set(Some(clocks));
+    }
+
+    pub(crate) fn clocks() -> Option<Clocks> {
+        CLOCKS.get()
+    }
+
+    pub(crate) fn of_the_database() -> Option<i64> {
+        clocks().map(|clocks| clocks.database)
+    }
 }
 
 #[cfg(test)]

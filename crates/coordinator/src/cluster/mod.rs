@@ -19,12 +19,12 @@ use crate::{
     store::{Candidate, CoordinatorRow, Epoch, Follow, Store, StoreError},
 };
 use judge::Judge;
-use std::{
-    collections::BTreeSet,
-    sync::Arc,
-    time::{Duration, Instant},
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, sleep},
 };
-use tokio::{sync::watch, task::JoinSet, time::sleep};
 use weir_overlay::NodeId;
 
 /// How often a coordinator says that it is there.
@@ -75,17 +75,7 @@ impl Cluster {
         role: watch::Sender<Role>,
         nudge: Nudge,
     ) -> Option<Self> {
-        let candidate = store.candidate()?;
-        let member = Member {
-            store: store.clone(),
-            row: member,
-            presence: Arc::clone(presence),
-            role,
-            nudge: nudge.clone(),
-            candidate,
-            written: None,
-            judge: Judge::default(),
-        };
+        let member = Member::new(store, member, presence, role, nudge.clone())?;
         let mut tasks = JoinSet::new();
         tasks.spawn(member.run());
         tasks.spawn(watch_revision(store.clone(), nudge));
@@ -141,7 +131,8 @@ fn jittered(pause: Duration) -> Duration {
     pause / 2 + pause * part / 512
 }
 
-struct Member {
+/// What a coordinator tells the others and hears of them.
+pub(crate) struct Member {
     store: Store,
     row: CoordinatorRow,
     presence: Arc<Presence>,
@@ -154,12 +145,29 @@ struct Member {
 }
 
 impl Member {
+    /// Of this coordinator; none where it is alone.
+    pub(crate) fn new(
+        store: &Store,
+        row: CoordinatorRow,
+        presence: &Arc<Presence>,
+        role: watch::Sender<Role>,
+        nudge: Nudge,
+    ) -> Option<Self> {
+        Some(Self {
+            store: store.clone(),
+            row,
+            presence: Arc::clone(presence),
+            role,
+            nudge,
+            candidate: store.candidate()?,
+            written: None,
+            judge: Judge::default(),
+        })
+    }
+
     async fn run(mut self) {
         loop {
             if let Err(error) = self.beat().await {
-                // What the database has of this coordinator may be anything now.
-                self.written = None;
-                self.take_role(Role::Follower);
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
                     "cannot tell the other coordinators who is connected here; trying again"
@@ -184,7 +192,18 @@ impl Member {
         });
     }
 
-    async fn beat(&mut self) -> Result<(), StoreError> {
+    /// Says that this coordinator is there, and does what it leads.
+    pub(crate) async fn beat(&mut self) -> Result<(), StoreError> {
+        let result = self.try_beat().await;
+        if result.is_err() {
+            // What the database has of this coordinator may be anything now.
+            self.written = None;
+            self.take_role(Role::Follower);
+        }
+        result
+    }
+
+    async fn try_beat(&mut self) -> Result<(), StoreError> {
         let here = self.presence.connected();
         let mut tx = self.store.note().await?;
         let now = tx.clock().await?;
@@ -226,7 +245,7 @@ impl Member {
         drop(tx);
         let judged = self
             .judge
-            .absent(epoch, &all, online, &absent, Instant::now());
+            .absent(epoch, &all, online, &absent, Instant::now().into_std());
         if judged == absent {
             return Ok(());
         }

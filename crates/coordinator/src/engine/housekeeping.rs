@@ -10,7 +10,7 @@ use serde_json::json;
 
 /// How long an ephemeral node may stay away before it is forgotten, in seconds: half an hour, so
 /// that a reboot or an outage of the coordinator's network costs none.
-const EPHEMERAL_STAYS_SECONDS: i64 = 30 * 60;
+pub(super) const EPHEMERAL_STAYS_SECONDS: i64 = 30 * 60;
 
 /// How many nodes' last signs of life are stored at a time, so that changes of the network need not
 /// wait for those of all.
@@ -20,18 +20,20 @@ const FORGET_COORDINATOR_SECONDS: i64 = 60;
 
 /// Stores and forgets. Says whether the network changed. Whoever leads does so since `since` (in
 /// seconds since 1970); from then on nodes have as long to come back as if they had just left.
+/// `ahead` is by how much the clock of this host is wrong.
 pub(super) async fn run(
     store: &Store,
     presence: &Presence,
     role: Role,
     since: i64,
     now: i64,
+    ahead: i64,
 ) -> Result<bool, StoreError> {
     let seen: Vec<_> = presence.take_seen().into_iter().collect();
     for some in seen.chunks(MAX_TOGETHER) {
         let mut tx = store.write().await?;
         for (node, at) in some {
-            tx.set_node_seen(*node, None, *at).await?;
+            tx.set_node_seen(*node, None, *at - ahead).await?;
         }
         tx.commit().await?;
     }

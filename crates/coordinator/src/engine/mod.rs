@@ -88,6 +88,17 @@ impl Engine {
         presence: Arc<Presence>,
         role: watch::Receiver<Role>,
     ) -> Result<(Self, JoinHandle<()>), StoreError> {
+        let (engine, mut task, wanted, done) = Self::prepare(store, presence, role).await?;
+        task.publish_until_it_works().await;
+        Ok((engine, tokio::spawn(task.run(wanted, done))))
+    }
+
+    /// Reads and compiles the network. Nobody works on it yet.
+    async fn prepare(
+        store: Store,
+        presence: Arc<Presence>,
+        role: watch::Receiver<Role>,
+    ) -> Result<(Self, Task, watch::Receiver<u64>, watch::Sender<u64>), StoreError> {
         drop(store.take_changes());
         let mut clock = SteadyClock::new(clock::reading());
         let (revision, state, in_force, generation) = loop {
@@ -117,7 +128,7 @@ impl Engine {
                 .collect()
         });
         let expiries = maps.ask(|network| Expiries::of(network.state().nodes.values()));
-        let mut task = Task {
+        let task = Task {
             store: store.clone(),
             presence,
             maps: Arc::clone(&maps),
@@ -135,8 +146,6 @@ impl Engine {
             role,
             leads_since: clock::now(),
         };
-        task.publish_until_it_works().await;
-        let running = tokio::spawn(task.run(wanted_seen, done_sender));
         let engine = Self {
             store,
             wanted,
@@ -146,7 +155,7 @@ impl Engine {
             number_wanted,
             figures,
         };
-        Ok((engine, running))
+        Ok((engine, task, wanted_seen, done_sender))
     }
 
     /// Says that the store changed, and waits until the network follows it.
@@ -181,16 +190,24 @@ impl Engine {
         node: NodeId,
         request: MapRequest,
     ) -> Result<Follower, StoreError> {
-        if let Some(held) = request
-            .held
-            .filter(|held| *held > self.maps.generation())
-            // Not of the future: given by another coordinator on the same database.
-            && held <= self.store.read().await?.newest_generation().await?
-        {
-            self.number_wanted.store(true, Ordering::Relaxed);
+        if self.wants_number(&request).await? {
             self.changed().await;
         }
         Ok(self.maps.follow(node, request))
+    }
+
+    /// Whether the network must be looked at again, because the map that an agent holds is newer
+    /// than it.
+    async fn wants_number(&self, request: &MapRequest) -> Result<bool, StoreError> {
+        let Some(held) = request.held.filter(|held| *held > self.maps.generation()) else {
+            return Ok(false);
+        };
+        // Not of the future: given by another coordinator on the same database.
+        let is_known = held <= self.store.read().await?.newest_generation().await?;
+        if is_known {
+            self.number_wanted.store(true, Ordering::Relaxed);
+        }
+        Ok(is_known)
     }
 
     /// The number of the newest map that a node was told, since the coordinator was started.
@@ -460,12 +477,15 @@ impl Task {
     }
 
     async fn keep_house(&mut self) -> bool {
+        // As with keys, nobody is forgotten because a clock jumped.
+        let now = self.clock.now(clock::reading());
+        let ahead = clock::now().saturating_sub(now);
         if self.role.has_changed().unwrap_or(false) {
-            self.leads_since = clock::now();
+            self.leads_since = now;
         }
         let role = *self.role.borrow_and_update();
         let (store, presence) = (&self.store, &self.presence);
-        match housekeeping::run(store, presence, role, self.leads_since, clock::now()).await {
+        match housekeeping::run(store, presence, role, self.leads_since, now, ahead).await {
             Ok(changed) => changed,
             Err(error) => {
                 tracing::warn!(

@@ -2,6 +2,9 @@
 //! is: every map made anew of what is stored. What happens is drawn from a seed that a failure
 //! names; `WEIR_SIMULATION_STEPS` makes it longer, `WEIR_SIMULATION_SEED` repeats one.
 
+mod agent;
+mod several;
+
 use super::{Engine, Follower, Next};
 use crate::{
     clock,
@@ -78,6 +81,13 @@ struct World {
     primaries: BTreeMap<IpNet, NodeId>,
 }
 
+fn directory() -> TempDir {
+    // Nothing outlives the test, and a disk would be most of what it waits for.
+    tempfile::tempdir_in("/dev/shm")
+        .or_else(|_| tempfile::tempdir())
+        .unwrap()
+}
+
 async fn engine(store: &Store, presence: &Arc<Presence>) -> Engine {
     let role = watch::channel(Role::Alone).1;
     let started = Engine::start(store.clone(), Arc::clone(presence), role).await;
@@ -86,7 +96,7 @@ async fn engine(store: &Store, presence: &Arc<Presence>) -> Engine {
 
 impl World {
     async fn new(seed: u64) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = directory();
         let database = Database::File(directory.path().join("a.db"));
         let store = Store::open(&database).await.unwrap();
         let presence = Presence::new(Instant::now());

@@ -221,9 +221,10 @@ async fn only_ephemeral_nodes_that_stay_away_are_forgotten() {
     let day = 24 * 3600;
     // The coordinator itself was away for a day: nodes get time to come back.
     let started = NOW + day;
-    let changed = housekeeping::run(&store, &presence, Role::Alone, started, started + 60).await;
+    let changed = housekeeping::run(&store, &presence, Role::Alone, started, started + 60, 0).await;
     assert!(!changed.unwrap());
-    let changed = housekeeping::run(&store, &presence, Role::Alone, started, started + day).await;
+    let changed =
+        housekeeping::run(&store, &presence, Role::Alone, started, started + day, 0).await;
     assert!(changed.unwrap());
     let left = store.read().await.unwrap().nodes().await.unwrap();
     let names: Vec<_> = left.iter().map(|node| node.name.as_str()).collect();

@@ -100,9 +100,10 @@ impl State {
                 () = self.source.maps.changed() => {}
                 stopping = self.source.stopping.changed() => stopping.ok()?,
                 _ = self.heartbeat.tick() => {
-                    if let Some(generation) = self.source.maps.sent() {
-                        return Some(StreamMessage::Heartbeat { generation });
-                    }
+                    // Whom this coordinator still knows nothing of was deleted before it could, or
+                    // is better told by another one: without an answer its agent comes again.
+                    let generation = self.source.maps.sent()?;
+                    return Some(StreamMessage::Heartbeat { generation });
                 }
             }
         }

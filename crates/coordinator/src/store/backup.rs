@@ -120,6 +120,8 @@ impl Store {
             writer: std::sync::Arc::default(),
             changes: std::sync::Arc::default(),
             figures: std::sync::Arc::default(),
+            #[cfg(test)]
+            faults: std::sync::Arc::default(),
         };
         let done = self.replace_by(&source, keep, actor, now).await;
         source.close().await;

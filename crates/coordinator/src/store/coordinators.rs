@@ -43,7 +43,11 @@ impl fmt::Display for Epoch {
 impl Store {
     /// Whether other coordinators may use the same database.
     #[must_use]
-    pub const fn is_shared(&self) -> bool {
+    pub fn is_shared(&self) -> bool {
+        #[cfg(test)]
+        if self.faults.is_shared() {
+            return true;
+        }
         matches!(self.pool, Pool::Postgres(_))
     }
 
@@ -120,6 +124,10 @@ impl Candidate {
     /// # Errors
     /// [`StoreError`]; then it is not had.
     pub async fn lead(&mut self) -> Result<Option<Epoch>, StoreError> {
+        #[cfg(test)]
+        if self.store.faults.is_shared() {
+            return self.lead_for_tests().await;
+        }
         if let Some((mut connection, epoch)) = self.held.take()
             && let Ok(Ok(())) = timeout(LEAD_DEADLINE, connection.ping()).await
         {
@@ -150,6 +158,30 @@ impl Candidate {
         tx.commit().await?;
         self.held = Some((connection, epoch));
         Ok(Some(epoch))
+    }
+
+    /// The same, where a test has a file stand for a server.
+    #[cfg(test)]
+    async fn lead_for_tests(&mut self) -> Result<Option<Epoch>, StoreError> {
+        let faults = std::sync::Arc::clone(&self.store.faults);
+        if let Some(epoch) = faults.lead() {
+            return Ok(Some(epoch));
+        }
+        if !faults.take_lead() {
+            return Ok(None);
+        }
+        let taken = async {
+            let mut tx = self.store.write().await?;
+            let epoch = tx.next_epoch().await?;
+            tx.commit().await?;
+            Ok(epoch)
+        };
+        let taken = taken.await;
+        match &taken {
+            Ok(epoch) => faults.lead_since(*epoch),
+            Err(_) => faults.lose_lead(),
+        }
+        taken.map(Some)
     }
 
     /// Gives the lead back, so that another one need not wait.
@@ -185,6 +217,10 @@ impl Tx {
     /// # Errors
     /// [`StoreError`].
     pub async fn clock(&mut self) -> Result<i64, StoreError> {
+        #[cfg(test)]
+        if let Some(now) = crate::clock::pretended::of_the_database() {
+            return Ok(now);
+        }
         let doing = "read the clock of the database";
         let (now,): (i64,) = match &mut self.inner {
             Inner::Sqlite(inner) => {

@@ -11,6 +11,25 @@ pub(super) enum Inner {
     Postgres(Transaction<'static, Postgres>),
 }
 
+impl Inner {
+    /// Makes the change last.
+    pub(super) async fn commit(self) -> Result<(), sqlx::Error> {
+        match self {
+            Self::Sqlite(inner) => inner.commit().await,
+            Self::Postgres(inner) => inner.commit().await,
+        }
+    }
+
+    /// Undoes the change.
+    #[cfg(test)]
+    pub(super) async fn roll_back(self) -> Result<(), sqlx::Error> {
+        match self {
+            Self::Sqlite(inner) => inner.rollback().await,
+            Self::Postgres(inner) => inner.rollback().await,
+        }
+    }
+}
+
 /// Runs `$method` of a query on either database. `$doing` names it in an error.
 macro_rules! on_either {
     ($tx:expr, $doing:expr, $kind:ident, $method:ident, $sql:expr, $($value:expr),*) => {

@@ -16,6 +16,8 @@ mod coordinators;
 mod copy;
 mod database;
 mod dialect;
+#[cfg(test)]
+mod faults;
 mod idempotency;
 mod maps;
 mod nodes;
@@ -32,6 +34,8 @@ pub use backup::{BackupError, Restored};
 pub use changes::Changes;
 pub use coordinators::{Candidate, CoordinatorRow, Epoch, Follow};
 pub use database::{Database, DatabaseUrlError};
+#[cfg(test)]
+pub(crate) use faults::{CommitFault, Faults};
 pub use idempotency::{Claim, Claimed};
 pub use open::OpenError;
 pub use routes::Decision;
@@ -77,6 +81,8 @@ pub struct Store {
     /// What was changed since somebody asked.
     changes: SharedChanges,
     figures: Arc<StoreFigures>,
+    #[cfg(test)]
+    faults: Arc<Faults>,
 }
 
 type SharedChanges = Arc<std::sync::Mutex<Changes>>;
@@ -183,6 +189,8 @@ pub struct Tx {
     recorded: Option<AuditHead>,
     /// Whether the claim of the request that is being worked on is stored.
     claimed: bool,
+    #[cfg(test)]
+    faults: Arc<Faults>,
     // Behind the transaction, so that it is dropped after it.
     _turn: Option<OwnedMutexGuard<()>>,
 }
@@ -201,6 +209,7 @@ impl Store {
     /// [`StoreError::Database`].
     pub async fn read(&self) -> Result<Tx, StoreError> {
         let started = Instant::now();
+        self.may_begin().await?;
         let inner = match &self.pool {
             Pool::Sqlite(pool) => pool.begin().await.map(Inner::Sqlite),
             Pool::Postgres(pool) => pool
@@ -221,6 +230,7 @@ impl Store {
     pub async fn write(&self) -> Result<Tx, StoreError> {
         let doing = "begin to change the database";
         let started = Instant::now();
+        self.may_begin().await?;
         let turn = timeout(WRITE_DEADLINE, Arc::clone(&self.writer).lock_owned())
             .await
             .map_err(|_| StoreError::Busy)?;
@@ -251,6 +261,7 @@ impl Store {
         let Pool::Postgres(pool) = &self.pool else {
             return self.write().await;
         };
+        self.may_begin().await?;
         let inner = pool
             .begin()
             .await
@@ -266,6 +277,30 @@ impl Store {
         std::mem::take(&mut *changes)
     }
 
+    /// Where a test has the database fail.
+    #[cfg_attr(not(test), expect(clippy::unused_async, reason = "only tests wait"))]
+    async fn may_begin(&self) -> Result<(), StoreError> {
+        #[cfg(test)]
+        self.faults
+            .begin()
+            .await
+            .map_err(StoreError::doing("begin to use the database"))?;
+        Ok(())
+    }
+
+    /// The same database as another coordinator sees it, with faults of its own.
+    #[cfg(test)]
+    pub(crate) fn beside(&self) -> (Self, Arc<Faults>) {
+        let faults = Arc::new(self.faults.shared());
+        let store = Self {
+            changes: Arc::default(),
+            figures: Arc::default(),
+            faults: Arc::clone(&faults),
+            ..self.clone()
+        };
+        (store, faults)
+    }
+
     fn begun(&self, inner: Inner, turn: Option<OwnedMutexGuard<()>>) -> Tx {
         Tx {
             inner,
@@ -275,6 +310,8 @@ impl Store {
             figures: Arc::clone(&self.figures),
             recorded: None,
             claimed: false,
+            #[cfg(test)]
+            faults: Arc::clone(&self.faults),
             _turn: turn,
         }
     }
@@ -324,10 +361,14 @@ impl Tx {
             self.changes.revisions.insert(number);
             self.notify().await?;
         }
-        let committed = match self.inner {
-            Inner::Sqlite(inner) => inner.commit().await,
-            Inner::Postgres(inner) => inner.commit().await,
-        };
+        #[cfg(not(test))]
+        let committed = self.inner.commit().await;
+        #[cfg(test)]
+        let committed = faults::commit(self.inner, self.faults.commit()).await;
+        if committed.is_err() {
+            // It may have happened or not; then the next change, of whomever, has its number.
+            self.changes.revisions.clear();
+        }
         if changed {
             let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
             told.merge(self.changes);

@@ -114,6 +114,8 @@ impl Store {
             writer: Arc::default(),
             changes: Arc::default(),
             figures: Arc::default(),
+            #[cfg(test)]
+            faults: Arc::default(),
         };
         store
             .tie_old_audit()
@@ -375,6 +377,8 @@ mod tests {
             writer: Arc::default(),
             changes: Arc::default(),
             figures: Arc::default(),
+            #[cfg(test)]
+            faults: Arc::default(),
         };
         for statement in [
             "INSERT INTO policies (text, saved_at, saved_by) VALUES ('{}', 7, 'somebody')",
