@@ -3,6 +3,7 @@
 //! Fields are only ever added. Times are RFC 3339, in UTC.
 
 mod accounts;
+mod approvals;
 mod audit;
 mod backup;
 mod page;
@@ -12,6 +13,8 @@ mod schema;
 pub use accounts::{
     CreateToken, CreateUser, CreatedToken, CreatedUser, GrantAdmin, LogIn, SetUp, Token, TokenState,
 };
+pub(crate) use approvals::MachineName;
+pub use approvals::{ApproveMachine, WaitingMachine};
 pub use audit::{AuditEntry, AuditQuery, AuditReport};
 pub use backup::Restored;
 pub(crate) use backup::chunks;

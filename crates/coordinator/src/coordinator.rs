@@ -5,6 +5,7 @@ use crate::{
     clock,
     cluster::{Cluster, Role},
     engine::Engine,
+    enrolment::Approvals,
     group_commit::GroupCommit,
     metrics::Metrics,
     presence::Presence,
@@ -54,6 +55,8 @@ pub(crate) struct Coordinator {
     pub metrics: Arc<Metrics>,
     /// What checks the passwords of admins.
     pub passwords: Passwords,
+    /// Who waits for an admin to let them in.
+    pub approvals: Approvals,
     /// What it is known by.
     pub identity: Identity,
     /// Where its key is, and room for files.
@@ -98,6 +101,7 @@ impl Coordinator {
             replay: ReplayCache::new(accepted),
             metrics: Arc::default(),
             passwords: Passwords::default(),
+            approvals: Approvals::default(),
             stopping: AtomicBool::new(false),
             identity,
             state_dir,
@@ -110,6 +114,7 @@ impl Coordinator {
     /// Says that it stops: whoever spreads requests over several coordinators sends no more.
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
+        self.approvals.look();
     }
 
     /// Whether it stops.

@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+mod approval;
 mod auth_key;
 mod delta;
 mod enrolment;
@@ -17,6 +18,7 @@ mod ip_protocol;
 mod map;
 mod signature;
 
+pub use approval::{ApprovalAnswer, ApprovalRequest, machine_fingerprint};
 pub use auth_key::{AuthKey, AuthKeyError, Pin};
 pub use delta::{WrongGeneration, apply_delta};
 pub use enrolment::{
@@ -37,6 +39,8 @@ pub use signature::{
 pub const PATH_PREFIX: &str = "/agent/v1";
 /// `POST`: [`RegisterRequest`] to [`RegisterResponse`].
 pub const REGISTER_PATH: &str = "/agent/v1/register";
+/// `POST`: [`ApprovalRequest`] to [`ApprovalAnswer`].
+pub const APPROVAL_PATH: &str = "/agent/v1/approval";
 /// `POST`: [`MapRequest`] to lines of [`StreamMessage`], without end.
 pub const MAP_PATH: &str = "/agent/v1/map";
 /// `POST`: [`UpdateRequest`] to an empty answer.

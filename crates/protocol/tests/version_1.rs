@@ -5,9 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use weir_overlay::{Generation, GrantId, NodeId, NodePrivateKey, NodePublicKey};
 use weir_protocol::{
-    Destination, ErrorCode, Grant, HostInfo, IpProtocol, ItemFailure, MapDelta, MapRequest,
-    NetworkMap, Peer, PortRange, ProblemDetails, RegisterRequest, RegisterResponse, ReportRequest,
-    RouteEgress, RouteState, RouteStatus, SelfNode, StreamMessage, UpdateRequest,
+    ApprovalAnswer, ApprovalRequest, Destination, ErrorCode, Grant, HostInfo, IpProtocol,
+    ItemFailure, MapDelta, MapRequest, NetworkMap, Peer, PortRange, ProblemDetails,
+    RegisterRequest, RegisterResponse, ReportRequest, RouteEgress, RouteState, RouteStatus,
+    SelfNode, StreamMessage, UpdateRequest,
 };
 
 fn key(n: u8) -> NodePublicKey {
@@ -99,6 +100,31 @@ fn requests_and_answers() {
             addresses: ["100.64.0.1".parse().unwrap()].into(),
             enrolled: true,
         }
+    );
+    insta::assert_json_snapshot!(
+        "approval-request",
+        ApprovalRequest {
+            node_key: key(1),
+            tags: BTreeSet::new(),
+            host: host(),
+            code: Some("00c0de".to_owned()),
+            wait_seconds: 20,
+        }
+    );
+    insta::assert_json_snapshot!(
+        "approval-answers",
+        [
+            ApprovalAnswer::Pending {
+                code: "00c0de".to_owned(),
+                url: "https://c.example:8443/register/00c0de".to_owned(),
+                expires_in_seconds: 900,
+            },
+            ApprovalAnswer::Approved,
+            ApprovalAnswer::Denied {
+                again_in_seconds: 800
+            },
+            ApprovalAnswer::Expired,
+        ]
     );
     insta::assert_json_snapshot!("update-request", UpdateRequest { host: host() });
     insta::assert_json_snapshot!(

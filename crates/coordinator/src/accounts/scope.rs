@@ -16,9 +16,9 @@ pub enum Scope {
     KeysWrite,
     /// Read the metrics.
     MetricsRead,
-    /// List nodes.
+    /// List nodes, and machines that wait to be let in.
     NodesRead,
-    /// Rename, tag and delete nodes.
+    /// Let machines in that wait for it; rename, tag and delete nodes.
     NodesWrite,
     /// Read policies, test and compare them.
     PolicyRead,

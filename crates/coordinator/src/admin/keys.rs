@@ -79,7 +79,7 @@ pub(crate) async fn create_key(
             "a key lives from one second to 366 days: give --expires such as 24h or 30d",
         ));
     }
-    let node_life = node_life(&request)?;
+    let node_life = node_life(request.node_life, request.user.is_none())?;
     let urls = urls(coordinator).await?;
     let mut tx = coordinator.store.write().await?;
     let user = match &request.user {
@@ -126,11 +126,11 @@ pub(crate) async fn create_key(
     })
 }
 
-/// For how many seconds the keys of nodes are good that a key lets in; none for ever.
-fn node_life(request: &api::CreateKey) -> Result<Option<i64>, Refusal> {
-    let seconds = match request.node_life {
+/// For how many seconds the keys of nodes are good that are let in; none for ever.
+pub(super) fn node_life(life: api::NodeLife, is_tagged: bool) -> Result<Option<i64>, Refusal> {
+    let seconds = match life {
         // A server that carries tags has nobody in front of it who would renew its key.
-        api::NodeLife::Usual if request.user.is_none() => return Ok(None),
+        api::NodeLife::Usual if is_tagged => return Ok(None),
         api::NodeLife::Usual => USUAL_NODE_LIFE_SECONDS,
         api::NodeLife::Unlimited => return Ok(None),
         api::NodeLife::Seconds(seconds) => seconds,

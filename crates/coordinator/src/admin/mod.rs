@@ -4,6 +4,7 @@
 //! here.
 
 mod accounts;
+mod approvals;
 mod audit;
 mod backup;
 mod diff;
@@ -20,6 +21,7 @@ mod users;
 mod versions;
 
 pub(crate) use accounts::{create_user, grant_admin, log_in, offer_setup, revoke_admin, set_up};
+pub(crate) use approvals::{approve_machine, deny_machine, find_waiting, list_waiting};
 pub(crate) use audit::{list_audit, verify_audit};
 pub(crate) use backup::{Scratch, back_up, remove_scratch, restore};
 pub(crate) use diff::diff_policies;

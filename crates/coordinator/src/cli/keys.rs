@@ -52,7 +52,8 @@ pub(super) struct Create {
     node_expiry: Option<NodeLife>,
 }
 
-fn node_life(text: &str) -> Result<NodeLife, String> {
+/// Reads a time, or `never`.
+pub(super) fn node_life(text: &str) -> Result<NodeLife, String> {
     match text {
         "never" => Ok(NodeLife::Unlimited),
         _ => seconds(text).map(NodeLife::Seconds),

@@ -113,7 +113,7 @@ enum Verb {
     /// List, create and revoke auth keys, with which machines join
     #[command(subcommand)]
     Keys(keys::Keys),
-    /// List, show, rename, tag, expire, revoke and delete nodes
+    /// List, show, let in, rename, tag, expire, revoke and delete nodes
     #[command(subcommand)]
     Nodes(nodes::Nodes),
     /// List, approve and reject the routes that nodes advertise

@@ -1,8 +1,18 @@
 //! `coordinator nodes`.
 
-use super::{Session, client::segment, keys::seconds, output, routes::state};
-use crate::api::{Node, RenameNode, SetNodeAddress, SetNodeExpiry, TagNode};
-use clap::Subcommand;
+use super::{
+    Session,
+    client::segment,
+    keys::{node_life, seconds},
+    output,
+    routes::state,
+};
+use crate::api::{
+    ApproveMachine, MachineName, Node, NodeLife, RenameNode, SetNodeAddress, SetNodeExpiry,
+    TagNode, WaitingMachine,
+};
+use clap::{ArgGroup, Args, Subcommand};
+use jiff::Timestamp;
 use std::net::IpAddr;
 use weir_overlay::Tag;
 
@@ -10,6 +20,10 @@ use weir_overlay::Tag;
 #[command(after_help = "NODE is a name or an id.\n\nExamples:\n  \
     coordinator nodes list\n  \
     coordinator nodes show relay\n  \
+    coordinator nodes pending\n  \
+    coordinator nodes approve CODE --user alice\n  \
+    coordinator nodes approve CODE --tag tag:relay\n  \
+    coordinator nodes deny CODE\n  \
     coordinator nodes rename relay-2 relay-paris\n  \
     coordinator nodes tag 3 tag:relay\n  \
     coordinator nodes set-address relay 100.64.0.7\n  \
@@ -27,6 +41,18 @@ pub(super) enum Nodes {
     Show {
         /// Name or id
         node: String,
+    },
+    /// List the machines that ask to be let in without an auth key
+    ///
+    /// What they say of themselves is not proven: compare the fingerprint with the one that `agent
+    /// up` shows on the machine.
+    Pending,
+    /// Let a machine in that asks for it
+    Approve(Approve),
+    /// Keep a machine out that asks to be let in; it may ask again after a quarter of an hour
+    Deny {
+        /// The code that `nodes pending` lists, or the address that `agent up` printed
+        code: String,
     },
     /// Delete a node: within a second no other node talks to it
     ///
@@ -81,6 +107,28 @@ pub(super) enum Nodes {
     },
 }
 
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    coordinator nodes approve CODE --user alice\n  \
+    coordinator nodes approve CODE --tag tag:relay\n  \
+    coordinator nodes approve https://coordinator.example.com:8443/register/CODE --user alice")]
+#[command(group = ArgGroup::new("for").required(true).args(["user", "tag"]))]
+#[group(skip)]
+pub(super) struct Approve {
+    /// The code that `nodes pending` lists, or the address that `agent up` printed
+    code: String,
+    /// The user who will own the machine
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+    /// Tags that the machine will carry instead of belonging to a user, separated by commas
+    #[arg(long, value_name = "TAG", value_delimiter = ',')]
+    tag: Vec<Tag>,
+    /// How long the key of the node is good: a number and s, m, h or d, or `never` [default: 180d
+    /// for a user's, never for one with tags]
+    #[arg(long, value_name = "TIME|never", value_parser = node_life)]
+    node_expiry: Option<NodeLife>,
+}
+
 impl Nodes {
     pub(super) async fn run(self, session: &Session) -> anyhow::Result<()> {
         let client = &session.client;
@@ -89,6 +137,31 @@ impl Nodes {
             Self::Show { node } => {
                 let node: Node = client.get(&path(&node)).await?;
                 done(session, &node, &describe(&node))
+            }
+            Self::Pending => pending(session).await,
+            Self::Approve(approve) => {
+                let path = format!("/approvals/{}/approve", segment(code(&approve.code)));
+                let request = ApproveMachine {
+                    user: approve.user,
+                    tags: approve.tag.into_iter().collect(),
+                    node_life: approve.node_expiry.unwrap_or_default(),
+                };
+                let node: Node = client.post(&path, &request).await?;
+                let text = format!(
+                    "let in as node {} ({}) of {}: its agent goes up by itself",
+                    node.id,
+                    node.name,
+                    owner(&node)
+                );
+                done(session, &node, &text)
+            }
+            Self::Deny { code: given } => {
+                let path = format!("/approvals/{}/deny", segment(code(&given)));
+                let denied: WaitingMachine = client.post(&path, &serde_json::json!({})).await?;
+                if session.json {
+                    return output::json(&denied);
+                }
+                output::line(&format!("denied {}", MachineName(&denied.hostname)))
             }
             Self::Delete { node } => {
                 let node: Node = client.delete(&path(&node)).await?;
@@ -136,6 +209,48 @@ impl Nodes {
 
 fn path(node: &str) -> String {
     format!("/nodes/{}", segment(node))
+}
+
+/// The code of an address that ends in it.
+fn code(given: &str) -> &str {
+    let given = given.trim().trim_end_matches('/');
+    given.rsplit('/').next().unwrap_or(given)
+}
+
+async fn pending(session: &Session) -> anyhow::Result<()> {
+    let machines: Vec<WaitingMachine> = session.client.list("/approvals").await?;
+    if session.json {
+        return output::json(&machines);
+    }
+    if machines.is_empty() {
+        return output::line("no machine asks to be let in");
+    }
+    let blocks: Vec<_> = machines
+        .iter()
+        .map(|machine| {
+            let waits = Timestamp::now().duration_since(machine.asked).as_secs();
+            [
+                format!("code         {}", machine.code),
+                format!("fingerprint  {}", machine.fingerprint),
+                format!(
+                    "host         {}, {}, agent {}",
+                    MachineName(&machine.hostname),
+                    MachineName(&machine.os),
+                    MachineName(&machine.version)
+                ),
+                format!("asks from    {}", machine.address),
+                format!("routes       {}", output::list(&machine.routes)),
+                format!("tags         {}", output::list(&machine.tags)),
+                format!(
+                    "waits        for {} s, until {}",
+                    waits.max(0),
+                    output::time(machine.expires)
+                ),
+            ]
+            .join("\n")
+        })
+        .collect();
+    output::line(&blocks.join("\n\n"))
 }
 
 fn done(session: &Session, node: &Node, text: &str) -> anyhow::Result<()> {

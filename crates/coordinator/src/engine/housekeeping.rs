@@ -42,6 +42,7 @@ pub(super) async fn run(
     }
     let mut tx = store.note().await?;
     tx.forget_signatures(now).await?;
+    tx.prune_waiting(now).await?;
     if let Role::Leader(_) = role {
         let since = tx.clock().await? - FORGET_COORDINATOR_SECONDS;
         tx.forget_coordinators(since).await?;

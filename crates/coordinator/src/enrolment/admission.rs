@@ -111,19 +111,46 @@ pub(super) fn check_same_owner(
     ))
 }
 
-/// A tagged key gives all its tags; others may be asked for as far as `tagOwners` lets them.
+/// As what a machine is let in: said by an auth key, or by an admin.
+#[derive(Clone, Debug)]
+pub(crate) struct Terms {
+    /// Who owns it; none when it carries tags.
+    pub user: Option<UserId>,
+    /// That user's name.
+    pub user_name: Option<String>,
+    /// Its tags.
+    pub tags: BTreeSet<Tag>,
+    /// Whether it is forgotten once it stays away.
+    pub ephemeral: bool,
+    /// For how many seconds its key is good; none for ever.
+    pub node_life: Option<i64>,
+}
+
+impl From<&AuthKeyRow> for Terms {
+    fn from(key: &AuthKeyRow) -> Self {
+        Self {
+            user: key.user,
+            user_name: key.user_name.clone(),
+            tags: key.tags.clone(),
+            ephemeral: key.ephemeral,
+            node_life: key.node_life,
+        }
+    }
+}
+
+/// Tags that are given are taken; others may be asked for as far as `tagOwners` lets them.
 pub(super) fn tags_of_new_node(
     policy: &Policy,
-    key: &AuthKeyRow,
+    terms: &Terms,
     asked: &BTreeSet<Tag>,
 ) -> Result<BTreeSet<Tag>, Refusal> {
-    let user = owner(key.user, key.user_name.as_ref());
-    for tag in asked.difference(&key.tags) {
-        if !policy.may_take_tag(tag, user.as_ref(), &key.tags) {
+    let user = owner(terms.user, terms.user_name.as_ref());
+    for tag in asked.difference(&terms.tags) {
+        if !policy.may_take_tag(tag, user.as_ref(), &terms.tags) {
             return Err(tag_not_allowed(tag, user.as_ref()));
         }
     }
-    Ok(key.tags.union(asked).cloned().collect())
+    Ok(terms.tags.union(asked).cloned().collect())
 }
 
 /// A node that asks for no tags keeps what it has; asking for fewer never turns a tagged node back
@@ -158,7 +185,7 @@ fn tag_not_allowed(tag: &Tag, user: Option<&User>) -> Refusal {
         ErrorCode::TagNotAllowed,
         format!(
             "{who} may not give {tag}: add them to \"{tag}\" in the policy's tagOwners, or join \
-             with a key made by coordinator keys create --tags {tag}"
+             with a key made by coordinator keys create --tags {tag}, or be approved with --tag {tag}"
         ),
     )
 }

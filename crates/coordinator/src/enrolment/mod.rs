@@ -4,7 +4,11 @@
 //! cannot both join with a one-off key, and a join that fails leaves the key as it was.
 
 mod admission;
+mod approval;
 mod host;
+
+pub(crate) use admission::Terms;
+pub(crate) use approval::{Approvals, WAIT_SECONDS, ask, page_url};
 
 use admission::{
     check_auth_key, check_node_key, check_same_owner, tags_of_known_node, tags_of_new_node,
@@ -19,8 +23,8 @@ use crate::{
     store::{Actor, AuditEntry, AuthKeyRow, NewNode, NodeRow, Store, Tx},
 };
 use serde_json::json;
-use std::net::IpAddr;
-use weir_overlay::{MachinePublicKey, NodeId, NodeName};
+use std::{collections::BTreeSet, net::IpAddr};
+use weir_overlay::{MachinePublicKey, NodeId, NodeName, NodePublicKey, Tag};
 use weir_policy::Policy;
 use weir_protocol::{
     AuthKey, ErrorCode, HostInfo, RegisterRequest, RegisterResponse, ReportRequest,
@@ -149,7 +153,8 @@ pub(crate) fn not_enrolled() -> Refusal {
     Refusal::new(
         ErrorCode::NotEnrolled,
         "this machine is not enrolled here: get an auth key from an admin (coordinator keys \
-         create) and join with agent up --auth-key KEY",
+         create) and join with agent up --auth-key KEY, or run agent up without one and let an \
+         admin approve it",
     )
 }
 
@@ -164,10 +169,55 @@ async fn enrol(
     }
     let text = request.auth_key.as_deref().ok_or_else(not_enrolled)?;
     let key = presented_key(tx, text, sender.now).await?;
-    // Only now: whoever brings no good key learns nothing about the machines that are in.
-    check_node_key(tx, &request.node_key, &sender.machine).await?;
-    let tags = tags_of_new_node(policy, &key, &request.tags)?;
-    let user = if tags.is_empty() { key.user } else { None };
+    let stranger = Stranger {
+        machine: sender.machine,
+        node_key: request.node_key,
+        tags: request.tags,
+        host: request.host,
+        address: sender.address,
+    };
+    let actor = Actor::AuthKey {
+        id: key.id.clone(),
+        address: sender.address,
+    };
+    let entry = (&actor, "nodes.enrol");
+    let response = admit(tx, policy, stranger, &(&key).into(), entry, sender.now).await?;
+    tx.count_auth_key_use(&key.id).await?;
+    Ok(response)
+}
+
+/// A machine that is to be let in.
+#[derive(Debug)]
+pub(crate) struct Stranger {
+    /// What it signs with.
+    pub machine: MachinePublicKey,
+    /// What its WireGuard is known by.
+    pub node_key: NodePublicKey,
+    /// The tags that it asks for.
+    pub tags: BTreeSet<Tag>,
+    /// What it tells of its host.
+    pub host: HostInfo,
+    /// Where its request came from.
+    pub address: IpAddr,
+}
+
+/// Makes a node of a machine. Whoever calls this knows that it may come in; `entry` says for the
+/// audit log who said so, and what that is called.
+///
+/// # Errors
+/// [`Refusal`].
+pub(crate) async fn admit(
+    tx: &mut Tx,
+    policy: &Policy,
+    stranger: Stranger,
+    terms: &Terms,
+    entry: (&Actor, &'static str),
+    now: i64,
+) -> Result<RegisterResponse, Refusal> {
+    // Only now: whoever may not come in learns nothing about the machines that are in.
+    check_node_key(tx, &stranger.node_key, &stranger.machine).await?;
+    let tags = tags_of_new_node(policy, terms, &stranger.tags)?;
+    let user = if tags.is_empty() { terms.user } else { None };
     let nodes = tx.names_and_addresses().await?;
     let taken = nodes.iter().map(|(_, ipv4, _)| *ipv4).collect();
     let taken_v6 = nodes.iter().map(|(_, _, ipv6)| *ipv6).collect();
@@ -179,37 +229,36 @@ async fn enrol(
         )
     })?;
     let node = NewNode {
-        machine_key: sender.machine,
-        node_key: request.node_key,
-        name: free_name(&request.host.hostname, &names),
+        machine_key: stranger.machine,
+        node_key: stranger.node_key,
+        name: free_name(&stranger.host.hostname, &names),
         user,
         tags,
-        ephemeral: key.ephemeral,
-        key_expires_at: end_of_life(key.node_life, sender.now),
+        ephemeral: terms.ephemeral,
+        key_expires_at: end_of_life(terms.node_life, now),
         ipv4,
         ipv6,
-        host: request.host,
-        observed_address: sender.address,
-        created_at: sender.now,
+        host: stranger.host,
+        observed_address: stranger.address,
+        created_at: now,
     };
     let id = tx.insert_node(&node).await?;
     tx.set_advertised(id, &node.host.advertised_routes).await?;
-    tx.count_auth_key_use(&key.id).await?;
+    // However it came in, it waits no more.
+    tx.forget_waiting(&node.machine_key).await?;
     let after = json!({
-        "name": node.name, "user": key.user_name, "tags": node.tags,
+        "name": node.name, "user": terms.user_name, "tags": node.tags,
         "addresses": [node.ipv4.to_string(), node.ipv6.to_string()],
         "node_key": node.node_key, "key_expires_at": node.key_expires_at,
         "ephemeral": node.ephemeral,
         "advertised": node.host.advertised_routes,
     });
+    let (actor, action) = entry;
     let entry = AuditEntry {
-        at: sender.now,
-        actor: &Actor::AuthKey {
-            id: key.id,
-            address: sender.address,
-        },
-        action: "nodes.enrol",
-        subject: format!("node {id} ({})", node.name),
+        at: now,
+        actor,
+        action,
+        subject: subject(id, &node.name),
     };
     tx.record(entry, None::<&()>, Some(&after)).await?;
     tracing::info!(node = %id, name = %node.name, "enrolled a machine");

@@ -3,6 +3,7 @@
 
 mod access;
 mod accounts;
+mod approvals;
 mod audit;
 mod backup;
 mod endpoints;
@@ -13,7 +14,7 @@ mod network;
 mod openapi;
 mod policy;
 
-pub(super) use access::LocalUser;
+pub(super) use access::{From, LocalUser};
 pub(super) use idempotency::Repeated;
 pub(crate) use openapi::document as openapi_document;
 

@@ -1,7 +1,7 @@
 //! What agents ask, over TLS.
 
 use super::{
-    admin_api, answer,
+    admin_api, answer, approval_page,
     signed::{self, SignedRequest},
     stream::{self, Source},
 };
@@ -18,8 +18,9 @@ use futures_util::TryStreamExt;
 use std::sync::Arc;
 use tokio::sync::{Semaphore, watch};
 use weir_protocol::{
-    LEAVE_PATH, LeaveRequest, MAP_PATH, MapRequest, REGISTER_PATH, REPORT_PATH, RegisterRequest,
-    RegisterResponse, ReportRequest, UPDATE_PATH, UpdateRequest,
+    APPROVAL_PATH, ApprovalAnswer, ApprovalRequest, LEAVE_PATH, LeaveRequest, MAP_PATH, MapRequest,
+    REGISTER_PATH, REPORT_PATH, RegisterRequest, RegisterResponse, ReportRequest, UPDATE_PATH,
+    UpdateRequest,
 };
 
 /// Turns true when the coordinator stops: streams end then.
@@ -40,6 +41,7 @@ pub(super) fn router(coordinator: Arc<Coordinator>, stopping: Stopping) -> Route
     let admins = admin_api::routes(&coordinator);
     Router::new()
         .route(REGISTER_PATH, post(register))
+        .route(APPROVAL_PATH, post(approval))
         .route(MAP_PATH, post(map))
         .route(UPDATE_PATH, post(update))
         .route(REPORT_PATH, post(report))
@@ -47,6 +49,7 @@ pub(super) fn router(coordinator: Arc<Coordinator>, stopping: Stopping) -> Route
         .layer(Extension(stopping))
         .layer(Extension(first_maps))
         .merge(admins)
+        .merge(approval_page::routes())
         .fallback(answer::no_such_path)
         .method_not_allowed_fallback(answer::no_such_method)
         .with_state(coordinator)
@@ -72,6 +75,15 @@ async fn register(
     }
     coordinator.engine.changed().await;
     Ok(Json(response))
+}
+
+async fn approval(
+    State(coordinator): State<Arc<Coordinator>>,
+    request: SignedRequest<ApprovalRequest>,
+) -> Result<Json<ApprovalAnswer>, Refusal> {
+    enrolment::ask(&coordinator, request.body, request.sender)
+        .await
+        .map(Json)
 }
 
 async fn map(

@@ -3,6 +3,7 @@
 pub(crate) mod admin_api;
 mod agent_api;
 mod answer;
+mod approval_page;
 mod listen;
 mod signed;
 mod socket;

@@ -31,7 +31,7 @@ pub(super) struct Table {
 use Kind::{Boolean, Integer, Text};
 
 /// What a network consists of: a table comes after those that it refers to. Not among them is what
-/// only the running coordinators need: revision and accepted signatures.
+/// only the running coordinators need: revision, accepted signatures and machines that wait.
 pub(super) const TABLES: &[Table] = &[
     Table {
         name: "users",

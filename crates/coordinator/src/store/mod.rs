@@ -27,6 +27,7 @@ mod route_egress;
 mod routes;
 mod rows;
 mod users;
+mod waiting;
 
 pub use audit::{Actor, AuditEntry, AuditRow};
 pub use audit_chain::{AuditFlaw, AuditHead, AuditReport};
@@ -41,7 +42,7 @@ pub use open::OpenError;
 pub use routes::Decision;
 pub use rows::{
     AccountRow, AdminTokenRow, AuthKeyRow, EgressRow, NewAdminToken, NewAuthKey, NewNode, NodeRow,
-    PolicyRow, RevisionRow, RouteRow, UserRow,
+    PolicyRow, RevisionRow, RouteRow, UserRow, WaitingRow,
 };
 
 use crate::metrics::StoreFigures;

@@ -302,3 +302,28 @@ pub struct RevisionRow {
     /// Why, in the words of who saved it.
     pub note: String,
 }
+
+/// A machine that asks an admin to let it in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WaitingRow {
+    /// What it signs with.
+    pub machine_key: MachinePublicKey,
+    /// What its request is known by.
+    pub code: String,
+    /// What its WireGuard is known by.
+    pub node_key: NodePublicKey,
+    /// The tags that it asks for.
+    pub tags: BTreeSet<Tag>,
+    /// What it tells of its host.
+    pub host: HostInfo,
+    /// Where its request came from.
+    pub address: IpAddr,
+    /// What is counted together with that address.
+    pub source: String,
+    /// When it asked.
+    pub asked_at: i64,
+    /// From when on nobody decides about it any more.
+    pub expires_at: i64,
+    /// When an admin said no.
+    pub denied_at: Option<i64>,
+}

@@ -10,6 +10,10 @@ mod agent;
 #[cfg(test)]
 mod api;
 #[cfg(test)]
+mod approval;
+#[cfg(test)]
+mod approval_page;
+#[cfg(test)]
 mod audit;
 #[cfg(test)]
 mod backups;
@@ -61,6 +65,8 @@ mod store_of_requests;
 mod store_of_routes;
 #[cfg(test)]
 mod store_of_signatures;
+#[cfg(test)]
+mod store_of_waiting;
 #[cfg(test)]
 mod stores;
 #[cfg(test)]

@@ -139,7 +139,7 @@ impl<S: Sync> FromRequestParts<S> for Admin {
 }
 
 /// Where a request comes from; this host, when it came over the socket.
-pub(super) struct From(pub(super) IpAddr);
+pub(in crate::server) struct From(pub(in crate::server) IpAddr);
 
 impl<S: Sync> FromRequestParts<S> for From {
     type Rejection = Refusal;

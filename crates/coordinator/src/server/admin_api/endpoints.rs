@@ -3,7 +3,7 @@
 
 use super::{
     access::Access::{self, Anyone, Needs},
-    accounts, audit, backup, health, network,
+    accounts, approvals, audit, backup, health, network,
     openapi::{self, QueryOf, SchemaOf, query_of, schema_of},
     policy,
 };
@@ -161,6 +161,7 @@ pub(super) fn all() -> Vec<Endpoint> {
     ];
     all.extend(of_accounts());
     all.extend(of_nodes());
+    all.extend(of_approvals());
     all.extend(of_policies());
     all.extend([
         get(
@@ -411,6 +412,36 @@ fn of_nodes() -> [Endpoint; 13] {
         )
         .takes::<api::ChooseEgress>()
         .gives::<Vec<api::Route>>()
+        .once(),
+    ]
+}
+
+fn of_approvals() -> [Endpoint; 3] {
+    use Scope::{NodesRead, NodesWrite};
+    [
+        get(
+            "/approvals",
+            Needs(NodesRead),
+            approvals::list,
+            "Machines that wait to be let in, who has waited longest first",
+        )
+        .pages::<api::WaitingMachine>(),
+        post(
+            "/approvals/{code}/approve",
+            Needs(NodesWrite),
+            approvals::approve,
+            "Let a machine in that waits",
+        )
+        .takes::<api::ApproveMachine>()
+        .gives::<api::Node>()
+        .once(),
+        post(
+            "/approvals/{code}/deny",
+            Needs(NodesWrite),
+            approvals::deny,
+            "Keep a machine out that waits",
+        )
+        .gives::<api::WaitingMachine>()
         .once(),
     ]
 }
