@@ -343,7 +343,10 @@ mod tests {
             is_from_here(&headers.collect(), &uri)
         };
         let here = (HOST, "c.example:8443");
-        assert!(from(&[here.clone()]), "curl says nothing of the kind");
+        assert!(
+            from(std::slice::from_ref(&here)),
+            "curl says nothing of the kind"
+        );
         assert!(from(&[here.clone(), (ORIGIN, "https://c.example:8443")]));
         let same = (SEC_FETCH_SITE, "same-origin");
         assert!(from(&[here.clone(), (ORIGIN, "null"), same]));

@@ -29,10 +29,11 @@ async fn ask(agent: &Agent, code: Option<&str>) -> Result<ApprovalAnswer, Proble
 
 /// Asks, and gives the code.
 pub(crate) async fn pending(agent: &Agent) -> String {
-    match ask(agent, None).await.unwrap() {
-        ApprovalAnswer::Pending { code, .. } => code,
-        other => panic!("{other:?}"),
-    }
+    let answer = ask(agent, None).await.unwrap();
+    let ApprovalAnswer::Pending { code, .. } = answer else {
+        panic!("{answer:?}");
+    };
+    code
 }
 
 async fn register(agent: &Agent) -> Result<RegisterResponse, ProblemDetails> {
