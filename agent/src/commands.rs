@@ -26,7 +26,7 @@ use crate::{
 
 /// How long the daemon may take over its own deadline: for the pass over the kernel, and for
 /// taking things back.
-const GRACE: Duration = Duration::from_secs(150);
+const GRACE: Duration = Duration::from_secs(210);
 const SHOW_DEADLINE: Duration = Duration::from_secs(15);
 /// Looking at other programs' firewalls runs nft and iptables once a table.
 const EXPLAIN_DEADLINE: Duration = Duration::from_secs(180);

@@ -33,8 +33,9 @@ use crate::{
 
 /// How long `up` may take when nobody says.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long the first pass over the kernel may take before `up` answers without its end.
-const PASS_DEADLINE: Duration = Duration::from_secs(60);
+/// How long the first pass over the kernel may take before `up` answers without its end: a small
+/// host takes most of a minute for its first ruleset after a boot.
+const PASS_DEADLINE: Duration = Duration::from_secs(90);
 const RESOLVE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// What is to come into force, checked as far as this host goes.

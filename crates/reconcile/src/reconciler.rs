@@ -51,7 +51,8 @@ pub struct Timing {
     pub first_retry: Duration,
     /// The ceiling that waits after failures grow to.
     pub last_retry: Duration,
-    /// How long one step, or one look, may take.
+    /// How long one step, or one look, may take. Longer than what the kernel's adapter gives any
+    /// of its calls (60 s for a ruleset): its errors say more.
     pub deadline: Duration,
 }
 
@@ -63,7 +64,7 @@ impl Default for Timing {
             gather_at_most: Duration::from_millis(500),
             first_retry: Duration::from_millis(250),
             last_retry: Duration::from_secs(30),
-            deadline: Duration::from_secs(30),
+            deadline: Duration::from_secs(75),
         }
     }
 }
