@@ -80,7 +80,13 @@ struct Elsewhere {
     token_file: Option<PathBuf>,
     /// With --server: the pin of its key, as `coordinator status` shows it on its host; without
     /// it, its certificate must be one that this host trusts
-    #[arg(long, global = true, value_name = "PIN", env = "WEIR_SERVER_PIN")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "PIN",
+        env = "WEIR_SERVER_PIN",
+        allow_hyphen_values = true
+    )]
     server_pin: Option<Pin>,
 }
 
@@ -212,8 +218,19 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     #[test]
     fn the_command_line_is_consistent() {
         super::command().debug_assert();
+    }
+
+    #[test]
+    fn a_pin_may_begin_with_a_hyphen() {
+        let pin = format!("-{}", "A".repeat(42));
+        let line = ["coordinator", "status", "--server-pin", &pin];
+        let arguments = super::Arguments::try_parse_from(line).unwrap();
+        let parsed = arguments.elsewhere.server_pin.unwrap();
+        assert_eq!(parsed.to_string(), pin);
     }
 }
