@@ -192,6 +192,9 @@ pub(crate) struct WireguardReport {
 pub(crate) struct DownReport {
     /// Whether there was nothing to do.
     pub(crate) was_down: bool,
+    /// Whether the node was ephemeral, and the coordinator has deleted it.
+    #[serde(default)]
+    pub(crate) deleted: bool,
     /// What was done to the host, in words.
     pub(crate) steps: Vec<String>,
     /// What could not be done, and is tried again.

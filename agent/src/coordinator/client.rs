@@ -7,9 +7,9 @@ use std::{
 };
 use weir_overlay::MachinePrivateKey;
 use weir_protocol::{
-    HEARTBEAT_SECONDS, LEAVE_PATH, LeaveRequest, MAP_PATH, MapRequest, Pin, ProblemDetails,
-    REGISTER_PATH, REPORT_PATH, RegisterRequest, RegisterResponse, ReportRequest, StreamMessage,
-    UPDATE_PATH, UpdateRequest, sign,
+    DOWN_PATH, DownRequest, DownResponse, HEARTBEAT_SECONDS, LEAVE_PATH, LeaveRequest, MAP_PATH,
+    MapRequest, Pin, ProblemDetails, REGISTER_PATH, REPORT_PATH, RegisterRequest, RegisterResponse,
+    ReportRequest, StreamMessage, UPDATE_PATH, UpdateRequest, sign,
 };
 use weir_tls::{OtherPin, pinned};
 
@@ -147,6 +147,14 @@ impl Client {
         self.within(deadline, self.post(LEAVE_PATH, &LeaveRequest {}))
             .await
             .map(drop)
+    }
+
+    /// Says that the node goes down on purpose.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub(crate) async fn down(&self, deadline: Duration) -> Result<DownResponse, ClientError> {
+        self.call(DOWN_PATH, &DownRequest {}, deadline).await
     }
 
     /// Opens the map stream. When `request` names a map that is held, the coordinator may send only

@@ -210,6 +210,25 @@ impl<H: Host> Agent<H> {
         Ok(())
     }
 
+    /// The coordinator says that this node is not in the network: it speaks to nobody any more and
+    /// lets nothing pass, until a coordinator says otherwise. A chosen exit stays closed.
+    pub(crate) fn shut_out(&self) {
+        let shut = self.state().ledger.shut_out();
+        let is_news = shut.as_ref().is_ok_and(|is_news| *is_news);
+        if let Err(error) = &shut {
+            warn!(
+                error = chain(error),
+                "nothing passes any more, but that is not on disk"
+            );
+        }
+        if is_news || shut.is_err() {
+            warn!(
+                "this node is not in the network any more: it has no peers and lets nothing pass"
+            );
+            self.pursue();
+        }
+    }
+
     /// Has a map in the ledger. True when it is to be acted on.
     fn commit(&self, map: NetworkMap) -> bool {
         let mut state = self.state();

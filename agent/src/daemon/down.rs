@@ -5,9 +5,14 @@ use std::{sync::Arc, time::Duration};
 use tracing::{info, warn};
 use weir_reconcile::{Goal, Status};
 
-use super::{agent::Agent, host::Host, status::Connection};
-use crate::control::{DownReport, NodeState};
+use super::{agent::Agent, host::Host, saved::Saved, status::Connection};
+use crate::{
+    control::{DownReport, NodeState},
+    coordinator::Client,
+};
 
+/// How long the coordinator may take to hear that the node is down.
+const GOODBYE_DEADLINE: Duration = Duration::from_secs(3);
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl<H: Host> Agent<H> {
@@ -17,6 +22,8 @@ impl<H: Host> Agent<H> {
     /// Settings that cannot be saved: without that, a restart would bring the node up again.
     pub(crate) async fn down(self: &Arc<Self>, timeout: Option<u64>) -> Result<DownReport> {
         let _only_one = self.one_command.lock().await;
+        let may_be_told = self.connection.borrow().problem.is_none();
+        let saved = self.state().saved.clone();
         let interface = {
             let mut state = self.state();
             let applied = match (state.saved.state, state.saved.applied.clone()) {
@@ -47,11 +54,36 @@ impl<H: Host> Agent<H> {
             );
         };
         self.note_if_down(&status)?;
+        // Behind the way down, which must not wait for anybody.
+        let deleted = may_be_told && self.say_goodbye(&saved).await;
         Ok(DownReport {
             was_down: false,
+            deleted,
             steps: status.steps,
             failures: status.failures,
         })
+    }
+
+    /// Tells the coordinator that the node went down on purpose. Says whether that was the end of it,
+    /// as it is of an ephemeral node. A coordinator that does not hear it forgets such a node later.
+    async fn say_goodbye(&self, saved: &Saved) -> bool {
+        let Some(enrolment) = saved.enrolment.clone() else {
+            return false;
+        };
+        let Some(urls) = enrolment.coordinator.0 else {
+            return false;
+        };
+        let told = match Client::new(urls, enrolment.pin, self.keys().machine) {
+            Ok(client) => client.down(GOODBYE_DEADLINE).await,
+            Err(error) => Err(error),
+        };
+        match told {
+            Ok(response) => response.deleted,
+            Err(error) => {
+                info!(%error, "the coordinator was not told that this node is down");
+                false
+            }
+        }
     }
 
     /// Notes that the node is down once the kernel says so, now or after retries.

@@ -112,6 +112,9 @@ async fn follow_maps<H: Host>(agent: &Agent<H>, client: &Client, first: Option<M
             }
             Err(error) => error,
         };
+        if error.is_not_enrolled() {
+            agent.shut_out();
+        }
         disconnected(agent, &error);
         client.move_on();
         tokio::time::sleep(backoff.next_wait()).await;

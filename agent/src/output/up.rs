@@ -132,6 +132,9 @@ pub(crate) fn down(report: &DownReport) -> String {
     } else {
         "Not all the way down.\n".to_owned()
     };
+    if report.deleted {
+        text.push_str("The node was ephemeral: the coordinator has deleted it.\n");
+    }
     if !report.steps.is_empty() {
         text.push_str("\nDone to this host:\n");
         for step in &report.steps {
@@ -205,6 +208,7 @@ The coordinator says:
     fn down_says_that_the_host_is_as_it_was() {
         let report = DownReport {
             was_down: false,
+            deleted: false,
             steps: vec![
                 "set net/ipv4/ip_forward to 0".to_owned(),
                 "remove the link".to_owned(),

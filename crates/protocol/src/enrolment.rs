@@ -99,6 +99,18 @@ pub struct ReportRequest {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaveRequest {}
 
+/// Says that the node goes down because somebody wants it to. An ephemeral one is deleted at once.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DownRequest {}
+
+/// What came of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DownResponse {
+    /// Whether the node was ephemeral, and is deleted.
+    #[serde(default)]
+    pub deleted: bool,
+}
+
 /// One thing that could not be done to the kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ItemFailure {

@@ -22,8 +22,8 @@ pub use approval::{ApprovalAnswer, ApprovalRequest, machine_fingerprint};
 pub use auth_key::{AuthKey, AuthKeyError, Pin};
 pub use delta::{WrongGeneration, apply_delta};
 pub use enrolment::{
-    HostInfo, ItemFailure, LeaveRequest, RegisterRequest, RegisterResponse, ReportRequest,
-    UpdateRequest,
+    DownRequest, DownResponse, HostInfo, ItemFailure, LeaveRequest, RegisterRequest,
+    RegisterResponse, ReportRequest, UpdateRequest,
 };
 pub use error::{ErrorCode, ProblemDetails};
 pub use ip_protocol::{IpProtocol, UnknownProtocol};
@@ -49,6 +49,8 @@ pub const UPDATE_PATH: &str = "/agent/v1/update";
 pub const REPORT_PATH: &str = "/agent/v1/report";
 /// `POST`: [`LeaveRequest`] to an empty answer.
 pub const LEAVE_PATH: &str = "/agent/v1/leave";
+/// `POST`: [`DownRequest`] to [`DownResponse`].
+pub const DOWN_PATH: &str = "/agent/v1/down";
 /// How often the coordinator sends [`StreamMessage::Heartbeat`] when it has nothing else to say,
 /// in seconds. An agent that hears nothing for three of them reconnects.
 pub const HEARTBEAT_SECONDS: u64 = 20;

@@ -48,8 +48,10 @@ pub enum SignatureError {
     Digest,
     /// Too old, or from the future: somebody's clock is wrong, or the request was held back.
     #[error(
-        "the request was signed {age} seconds before the coordinator's time; at most {MAX_AGE_SECONDS} \
-         either way are accepted: set the clock of this machine (timedatectl set-ntp true)"
+        "the clock of this machine is {} the coordinator's (or the request was held up on its way); \
+         at most {MAX_AGE_SECONDS} seconds are accepted: set the clock that is wrong (timedatectl \
+         set-ntp true)",
+        skew(*age)
     )]
     Age {
         /// Seconds between signing and now; negative when the signer's clock is ahead.
@@ -58,6 +60,19 @@ pub enum SignatureError {
     /// The signature is wrong.
     #[error("the signature is wrong")]
     Key(#[source] KeyError),
+}
+
+/// By how much a clock is wrong, and in which direction: `5 minutes behind`.
+fn skew(age: i64) -> String {
+    let seconds = age.unsigned_abs();
+    let (number, unit) = match seconds {
+        0..120 => (seconds, "seconds"),
+        120..7_200 => (seconds / 60, "minutes"),
+        7_200..172_800 => (seconds / 3_600, "hours"),
+        _ => (seconds / 86_400, "days"),
+    };
+    let direction = if age > 0 { "behind" } else { "ahead of" };
+    format!("{number} {unit} {direction}")
 }
 
 /// The value of `content-digest` for a body.
@@ -193,6 +208,21 @@ mod tests {
         let mut extra = headers;
         extra.signature_input.push_str(";tag=\"x\"");
         assert!(verify(&extra, "POST", "/agent/v1/map", b"{}", NOW).is_err());
+    }
+
+    #[test]
+    fn a_wrong_clock_is_named_with_its_direction() {
+        for (age, words) in [
+            (61, "61 seconds behind the coordinator's"),
+            (-61, "61 seconds ahead of the coordinator's"),
+            (400, "6 minutes behind"),
+            (-7_300, "2 hours ahead of"),
+            (365 * 86_400, "365 days behind"),
+            (i64::MIN, "days ahead of"),
+        ] {
+            let said = SignatureError::Age { age }.to_string();
+            assert!(said.contains(words), "{said}");
+        }
     }
 
     #[test]

@@ -129,6 +129,33 @@ impl Ledger {
         written.map(|()| true).map_err(LedgerError::Disk)
     }
 
+    /// The node is not in the network any more: from now on its map allows nothing, also after a
+    /// restart. Any map that the coordinator sends is newer. Says whether that is news.
+    ///
+    /// # Errors
+    /// [`LedgerError::Disk`]; then it is so in memory only.
+    pub fn shut_out(&mut self) -> Result<bool, LedgerError> {
+        let Some(held) = &mut self.held else {
+            return Ok(false);
+        };
+        let mut shut = held.clone();
+        shut.generation = Generation::default();
+        shut.node.routes.clear();
+        shut.peers.clear();
+        shut.filter.clear();
+        shut.notices.clear();
+        if shut == *held {
+            return Ok(false);
+        }
+        *held = shut;
+        let record = RecordRef {
+            format: FORMAT,
+            map: held,
+        };
+        let written = self.directory.write_json(FILE, &record);
+        written.map(|()| true).map_err(LedgerError::Disk)
+    }
+
     /// Forgets the map: the node left the network, or joined another one, whose numbers mean
     /// something else.
     ///
@@ -168,6 +195,22 @@ mod tests {
 
     fn open(root: &tempfile::TempDir) -> LedgerOpened {
         Ledger::open(StateDirectory::open(root.path()).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn who_is_shut_out_stays_so_until_the_next_map() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = StateDirectory::open(root.path()).unwrap();
+        let mut ledger = Ledger::open(directory.clone()).unwrap().ledger;
+        assert!(!ledger.shut_out().unwrap());
+        ledger.commit(map(7, "a")).unwrap();
+        assert!(ledger.shut_out().unwrap());
+        assert!(!ledger.shut_out().unwrap());
+        let mut ledger = Ledger::open(directory).unwrap().ledger;
+        let shut = ledger.map().unwrap();
+        assert!(shut.notices.is_empty() && shut.node.name == map(7, "a").node.name);
+        // The coordinator may have made a mistake, and sends the same map again.
+        assert!(ledger.commit(map(7, "a")).unwrap());
     }
 
     #[test]

@@ -9,8 +9,8 @@ use tokio::{
 };
 use weir_overlay::{NodeId, NodePublicKey};
 use weir_protocol::{
-    MAP_PATH, MapRequest, NetworkMap, ProblemDetails, REGISTER_PATH, RegisterRequest,
-    RegisterResponse, SignedHeaders, StreamMessage, verify,
+    DOWN_PATH, DownResponse, MAP_PATH, MapRequest, NetworkMap, ProblemDetails, REGISTER_PATH,
+    RegisterRequest, RegisterResponse, SignedHeaders, StreamMessage, verify,
 };
 
 /// What the coordinator does and has seen.
@@ -20,6 +20,8 @@ pub(super) struct Script {
     pub(super) map: Option<NetworkMap>,
     /// What it says to who registers, instead of yes.
     pub(super) refusal: Option<ProblemDetails>,
+    /// What it says to everybody, instead of anything else.
+    pub(super) shuts_out: Option<ProblemDetails>,
     /// Whether it takes requests and never answers.
     pub(super) silent: bool,
     /// The paths of the requests, in their order.
@@ -148,7 +150,14 @@ fn answer(script: &mut Script, request: &Request) -> String {
             body.len()
         )
     };
+    if let Some(problem) = &script.shuts_out {
+        return whole("403 Forbidden", serde_json::to_string(problem).unwrap());
+    }
     match (request.path.as_str(), &script.refusal) {
+        (DOWN_PATH, _) => {
+            let response = DownResponse { deleted: true };
+            whole("200 OK", serde_json::to_string(&response).unwrap())
+        }
         (REGISTER_PATH, Some(refusal)) => {
             whole("403 Forbidden", serde_json::to_string(refusal).unwrap())
         }

@@ -1,6 +1,7 @@
 //! The daemon between a coordinator of a few lines and a kernel in memory.
 
 mod fake_coordinator;
+mod removed;
 mod rotate;
 
 use nix::errno::Errno;

@@ -7,8 +7,11 @@ use crate::{
     store::{Actor, AuditEntry, NodeRow, RouteRow, Tx},
 };
 use ipnet::IpNet;
-use std::collections::BTreeSet;
-use weir_overlay::refuse_route;
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+};
+use weir_overlay::{overlay_prefixes, refuse_route};
 use weir_protocol::{ErrorCode, HostInfo};
 
 /// The most routes that one node may advertise: enough for any published list of a service's
@@ -38,6 +41,15 @@ pub(super) fn check_host(host: &HostInfo) -> Result<(), Refusal> {
     }
     if host.listen_port == 0 {
         return bad("WireGuard's port cannot be 0: set one with agent set --listen-port".into());
+    }
+    if let Some(endpoint) = host
+        .endpoint
+        .filter(|endpoint| !may_lead_to_a_host(*endpoint))
+    {
+        return bad(format!(
+            "{endpoint} is nobody's way in: set an address and a port with agent set --endpoint \
+             that other hosts can reach"
+        ));
     }
     if host.addresses.len() > MAX_HOST_ADDRESSES {
         return bad(format!(
@@ -69,6 +81,25 @@ pub(super) fn check_host(host: &HostInfo) -> Result<(), Refusal> {
         }
     }
     Ok(())
+}
+
+/// Whether packets to this endpoint could reach one host from another. Whose it is, only the key
+/// of who answers there can tell.
+fn may_lead_to_a_host(endpoint: SocketAddr) -> bool {
+    let address = endpoint.ip().to_canonical();
+    let is_local = match address {
+        IpAddr::V4(address) => address.is_broadcast(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    let is_overlay = overlay_prefixes()
+        .iter()
+        .any(|overlay| overlay.contains(&address));
+    endpoint.port() != 0
+        && !is_local
+        && !is_overlay
+        && !address.is_unspecified()
+        && !address.is_loopback()
+        && !address.is_multicast()
 }
 
 fn advertised(routes: &[RouteRow]) -> BTreeSet<IpNet> {

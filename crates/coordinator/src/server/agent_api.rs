@@ -18,9 +18,9 @@ use futures_util::TryStreamExt;
 use std::sync::Arc;
 use tokio::sync::{Semaphore, watch};
 use weir_protocol::{
-    APPROVAL_PATH, ApprovalAnswer, ApprovalRequest, LEAVE_PATH, LeaveRequest, MAP_PATH, MapRequest,
-    REGISTER_PATH, REPORT_PATH, RegisterRequest, RegisterResponse, ReportRequest, UPDATE_PATH,
-    UpdateRequest,
+    APPROVAL_PATH, ApprovalAnswer, ApprovalRequest, DOWN_PATH, DownRequest, DownResponse,
+    LEAVE_PATH, LeaveRequest, MAP_PATH, MapRequest, REGISTER_PATH, REPORT_PATH, RegisterRequest,
+    RegisterResponse, ReportRequest, UPDATE_PATH, UpdateRequest,
 };
 
 /// Turns true when the coordinator stops: streams end then.
@@ -46,6 +46,7 @@ pub(super) fn router(coordinator: Arc<Coordinator>, stopping: Stopping) -> Route
         .route(UPDATE_PATH, post(update))
         .route(REPORT_PATH, post(report))
         .route(LEAVE_PATH, post(leave))
+        .route(DOWN_PATH, post(down))
         .layer(Extension(stopping))
         .layer(Extension(first_maps))
         .merge(admins)
@@ -138,4 +139,18 @@ async fn leave(
     enrolment::leave(&coordinator.store, request.sender).await?;
     coordinator.engine.changed().await;
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn down(
+    State(coordinator): State<Arc<Coordinator>>,
+    request: SignedRequest<DownRequest>,
+) -> Result<Json<DownResponse>, Refusal> {
+    let node = request.node.ok_or_else(enrolment::not_enrolled)?;
+    if node.ephemeral {
+        enrolment::leave(&coordinator.store, request.sender).await?;
+        coordinator.engine.changed().await;
+    }
+    Ok(Json(DownResponse {
+        deleted: node.ephemeral,
+    }))
 }

@@ -1,6 +1,6 @@
 //! Connections: accepting them, TLS, time limits, and ending them in good order.
 
-use super::signed::PeerAddress;
+use super::{prompt::Prompt, signed::PeerAddress};
 use axum::Router;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
@@ -30,7 +30,7 @@ const MAX_HANDSHAKES: usize = 128;
 /// How long a handshake counts as one of them. A slow peer goes on beside the others, so that
 /// silent connections keep nobody out.
 const HANDSHAKE_TURN: Duration = Duration::from_millis(500);
-/// How long the head of a request may take.
+/// How long the head of a request may take, and the first bytes of a connection.
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 /// How long sent data may stay unacknowledged until the peer counts as gone: one and a half
 /// heartbeats of the map stream.
@@ -153,7 +153,8 @@ async fn connection(
         .max_concurrent_streams(16)
         .keep_alive_interval(Some(UNACKNOWLEDGED))
         .keep_alive_timeout(HANDSHAKE_DEADLINE);
-    let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let stream = TokioIo::new(Prompt::new(stream, HEAD_DEADLINE));
+    let mut serving = pin!(builder.serve_connection(stream, service));
     let result = tokio::select! {
         result = serving.as_mut() => result,
         () = stop(&mut stopping) => {
@@ -163,5 +164,25 @@ async fn connection(
     };
     if let Err(error) = result {
         tracing::debug!(%peer, %error, "a connection ended early");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn so_many_are_served_and_the_next_one_waits_for_room() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let room = Arc::new(Semaphore::new(1));
+        let _one = TcpStream::connect(address).await.unwrap();
+        let _other = TcpStream::connect(address).await.unwrap();
+        let (permit, ..) = accept(&listener, &room).await.unwrap();
+        let mut next = pin!(accept(&listener, &room));
+        let soon = Duration::from_millis(50);
+        assert!(timeout(soon, next.as_mut()).await.is_err());
+        drop(permit);
+        drop(next.await.unwrap());
     }
 }

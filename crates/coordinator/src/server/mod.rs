@@ -5,6 +5,7 @@ mod agent_api;
 mod answer;
 mod approval_page;
 mod listen;
+mod prompt;
 mod signed;
 mod socket;
 mod stream;

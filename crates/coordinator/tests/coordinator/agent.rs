@@ -70,18 +70,22 @@ impl ServerCertVerifier for Pinned {
     }
 }
 
-/// A client that trusts this pin only.
-pub(crate) fn client(pin: Pin) -> reqwest::Client {
+/// What trusts this pin only.
+pub(crate) fn tls(pin: Pin) -> ClientConfig {
     let provider = Arc::new(ring::default_provider());
     let algorithms = provider.signature_verification_algorithms;
-    let tls = ClientConfig::builder_with_provider(provider)
+    ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Pinned { pin, algorithms }))
-        .with_no_client_auth();
+        .with_no_client_auth()
+}
+
+/// A client that trusts this pin only.
+pub(crate) fn client(pin: Pin) -> reqwest::Client {
     reqwest::Client::builder()
-        .tls_backend_preconfigured(tls)
+        .tls_backend_preconfigured(tls(pin))
         .build()
         .unwrap()
 }
@@ -219,6 +223,10 @@ impl Agent {
         let response = self.send(&self.prepare(MAP_PATH, &request)).await;
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["content-type"], "application/x-ndjson");
+        Self::read_stream(response)
+    }
+
+    pub(crate) const fn read_stream(response: reqwest::Response) -> MapStream {
         MapStream {
             response,
             buffer: Vec::new(),

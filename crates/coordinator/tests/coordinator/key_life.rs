@@ -6,7 +6,10 @@ use crate::{
     server::{ALLOW_ALL, TestServer},
 };
 use weir_overlay::{NodeId, NodePrivateKey};
-use weir_protocol::{ErrorCode, ProblemDetails, REGISTER_PATH, RegisterResponse};
+use weir_protocol::{
+    DOWN_PATH, DownRequest, DownResponse, ErrorCode, ProblemDetails, REGISTER_PATH,
+    RegisterResponse,
+};
 
 /// A machine under test, and two others that watch.
 struct Watched {
@@ -264,4 +267,29 @@ async fn an_admin_chooses_a_nodes_address_and_peers_follow_in_one_change() {
     let next = Agent::new(&net.server, "next");
     let next = next.join(&net.server.key("bob").await).await.unwrap();
     assert!(next.addresses.contains(&"100.64.0.1".parse().unwrap()));
+}
+
+#[tokio::test]
+async fn an_ephemeral_node_that_goes_down_is_gone_at_once_and_no_other() {
+    let mut net = watched().await;
+    let down = async |agent: &Agent| {
+        let said = agent
+            .call::<_, DownResponse>(DOWN_PATH, &DownRequest {})
+            .await;
+        said.map(|response| response.deleted)
+    };
+    assert!(!down(&net.agent).await.unwrap());
+    let key = net
+        .server
+        .key_with(&["--user", "alice", "--ephemeral"])
+        .await;
+    let job = Agent::new(&net.server, "job");
+    job.join(&key).await.unwrap();
+    net.stream.until(|map| map.peers.len() == 3).await;
+    assert!(down(&job).await.unwrap());
+    net.stream.until(|map| map.peers.len() == 2).await;
+    assert_eq!(down(&job).await.unwrap_err().code, ErrorCode::NotEnrolled);
+    // The other one only went down.
+    net.agent.update().await.unwrap();
+    net.all_have_it(true).await;
 }

@@ -28,11 +28,15 @@ mod from_elsewhere;
 #[cfg(test)]
 mod full_disk;
 #[cfg(test)]
+mod full_disk_of_postgres;
+#[cfg(test)]
 mod health;
 #[cfg(test)]
 mod idempotency;
 #[cfg(test)]
 mod key_life;
+#[cfg(test)]
+mod liars;
 #[cfg(test)]
 mod map_stream;
 #[cfg(test)]
@@ -57,6 +61,8 @@ mod routes_and_policy;
 mod server;
 #[cfg(test)]
 mod several;
+#[cfg(test)]
+mod slow;
 #[cfg(test)]
 mod store_of_accounts;
 #[cfg(test)]

@@ -84,12 +84,13 @@ async fn what_is_not_signed_by_its_machine_is_refused() {
 #[tokio::test]
 async fn a_wrong_clock_is_named() {
     let (_server, agent) = joined().await;
-    for skew in [-300, 300] {
+    for (skew, direction) in [(-300, "5 minutes behind"), (330, "5 minutes ahead of")] {
         let request = agent.prepare_at(REPORT_PATH, &ReportRequest::default(), now() + skew);
         let refused = refused_or_done(agent.send(&request).await)
             .await
             .unwrap_err();
         assert_eq!(refused.code, ErrorCode::ClockSkew);
+        assert!(refused.detail.contains(direction), "{refused}");
         assert!(refused.detail.contains("timedatectl"), "{refused}");
     }
 }
