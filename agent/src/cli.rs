@@ -42,8 +42,13 @@ Without settings, it goes up with those that are saved. With settings, they must
 that are in force: one that is left out is not taken back by accident, but refused with the full
 command to run. A key in /etc/weir/agent.toml, of the same name as the flag, is always in force.
 
+A machine that is not in the network yet needs an auth key, or an admin: without a key, `agent up`
+prints an address at which an admin lets the machine in, and waits. Interrupted, it leaves the daemon
+waiting; `agent down` ends that.
+
 Examples:
   agent up --coordinator=https://coordinator.example.com:8443 --auth-key=file:/root/weir.key
+  agent up --coordinator=https://coordinator.example.com:8443 --pin=PIN
   agent up --advertise-routes=8.8.8.8,8.8.4.4
   agent up --advertise-routes=10.20.0.0/24 --snat-subnet-routes=false --wait
   agent up --exit-node=relay --exit-node-allow-lan-access
@@ -253,7 +258,13 @@ pub(crate) struct JoinArgs {
     #[arg(long, value_name = "KEY|file:PATH")]
     pub(crate) auth_key: Option<String>,
 
-    /// How long it may take, in seconds [default: 30]
+    /// The pin of the coordinator's certificate, as `coordinator status` shows it: needed once, where
+    /// there is no auth key, which holds it, and no certificate that this host trusts
+    #[arg(long, value_name = "PIN", allow_hyphen_values = true)]
+    pub(crate) pin: Option<String>,
+
+    /// How long it may take, in seconds [default: 30, and as long as an admin may take where this
+    /// machine is to be let in]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86400))]
     pub(crate) timeout: Option<u64>,
 
@@ -519,6 +530,15 @@ mod tests {
             "unexpected argument '--advertise-route' found; a similar argument exists: \
              '--advertise-routes'; `agent up --help` tells more"
         );
+    }
+
+    #[test]
+    fn a_pin_may_begin_with_a_hyphen() {
+        for line in ["agent up --pin -abc --force", "agent up --pin=-abc --force"] {
+            let joining = up(line).joining;
+            assert_eq!(joining.pin.as_deref(), Some("-abc"), "{line}");
+            assert!(joining.force, "{line}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What each command does: ask the daemon, show the answer.
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::CommandFactory;
 use serde::Serialize;
 use std::{
@@ -15,8 +15,8 @@ use crate::{
     cli::{self, Cli, Command, DownArgs, ExplainArgs, JoinArgs, LogoutArgs, SetArgs, UpArgs},
     client::ask,
     control::{
-        ExplainRequest, NodeState, Request, Response, StatusReport, UpReport, UpRequest,
-        any_awaits_approval,
+        ApprovalState, ExplainRequest, NodeState, Request, Response, StatusReport, UpReport,
+        UpRequest, any_awaits_approval,
     },
     daemon, debug, manual, output,
     secret::SecretText,
@@ -135,9 +135,12 @@ fn request(change: Change, joining: &JoinArgs, reset: bool) -> Result<UpRequest>
         .map(|given| crate::auth_key::read_auth_key(&given))
         .transpose()?
         .map(|key| SecretText::new(key.reveal()));
+    let pin = joining.pin.as_deref().map(str::parse).transpose();
+    let pin = pin.context("--pin: `coordinator status` shows it, on the coordinator's host")?;
     Ok(UpRequest {
         change,
         auth_key,
+        pin,
         timeout: joining.timeout,
         reauthenticate: false,
         reset,
@@ -158,7 +161,7 @@ fn up(socket: &Path, args: UpArgs) -> Result<ExitCode> {
         ..request(args.change, &joining, args.reset)?
     };
     let request = Request::Up(Box::new(request));
-    let Response::Up(report) = accepted(ask(socket, request, patience(joining.timeout))?)? else {
+    let Response::Up(report) = joined(socket, &request, &joining, started)? else {
         return Err(unexpected());
     };
     let well = report.failures.is_empty();
@@ -170,6 +173,56 @@ fn up(socket: &Path, args: UpArgs) -> Result<ExitCode> {
         output::print(&output::up(&report));
     }
     wait_for_approval(socket, *report, &joining, started)
+}
+
+/// Asks for `up` or `set`, and again once an admin has let this machine in, where one has to.
+fn joined(
+    socket: &Path,
+    request: &Request,
+    joining: &JoinArgs,
+    started: Instant,
+) -> Result<Response> {
+    loop {
+        let answer = accepted(ask(socket, request.clone(), patience(joining.timeout))?)?;
+        let Response::Waiting(asked) = answer else {
+            return Ok(answer);
+        };
+        let text = output::waiting(&asked, now());
+        if joining.json {
+            output::hint(text.trim_end());
+        } else {
+            output::print(&text);
+        }
+        wait_for_admin(socket, joining, started)?;
+    }
+}
+
+/// Waits until the daemon is up. It waits by itself; this only watches.
+fn wait_for_admin(socket: &Path, joining: &JoinArgs, started: Instant) -> Result<()> {
+    let limit = joining.timeout.map(Duration::from_secs);
+    loop {
+        let report = status(socket)?;
+        match &report.approval {
+            None if report.state == NodeState::Up => return Ok(()),
+            None => bail!("`agent down` was run meanwhile: this machine asks no more"),
+            Some(approval) if approval.state == ApprovalState::Waiting => {}
+            Some(approval) => {
+                let problem = approval.problem.clone();
+                bail!(
+                    "{}",
+                    problem.unwrap_or_else(|| "it was not let in".to_owned())
+                );
+            }
+        }
+        if let Some(limit) = limit.filter(|limit| started.elapsed() >= *limit) {
+            bail!(
+                "this machine was not let in within {} s; the daemon waits on, and goes up by itself: \
+                 `agent status` shows how it stands, `agent down` ends it",
+                limit.as_secs()
+            );
+        }
+        std::thread::sleep(WAIT_INTERVAL);
+    }
 }
 
 fn wait_for_approval(
@@ -216,7 +269,7 @@ fn set(socket: &Path, args: SetArgs) -> Result<ExitCode> {
         bail!("`agent set` changes the settings that it names: name one, such as --accept-routes");
     }
     let request = Request::Set(Box::new(request(args.change, &args.joining, false)?));
-    match accepted(ask(socket, request, patience(args.joining.timeout))?)? {
+    match joined(socket, &request, &args.joining, Instant::now())? {
         Response::Up(report) => {
             show(report.as_ref(), args.joining.json, output::up)?;
             Ok(exit(report.failures.is_empty()))
@@ -228,6 +281,7 @@ fn set(socket: &Path, args: SetArgs) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Response::Down(_)
+        | Response::Waiting(_)
         | Response::Status(_)
         | Response::LoggedOut(_)
         | Response::KeyRotated(_)
@@ -365,6 +419,7 @@ fn accepted(response: Response) -> Result<Response> {
     match response {
         Response::Refused { message } => Err(anyhow!(message)),
         Response::Up(_)
+        | Response::Waiting(_)
         | Response::Saved
         | Response::Down(_)
         | Response::Status(_)
@@ -383,7 +438,10 @@ fn unexpected() -> anyhow::Error {
 fn start_logging() {
     use std::io::IsTerminal;
     let filter = tracing_subscriber::EnvFilter::try_from_env("WEIR_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+        // A certificate that is not trusted is an answer to who asked, and no error of the daemon.
+        .unwrap_or_else(|_| {
+            tracing_subscriber::EnvFilter::new("info,rustls_platform_verifier=off")
+        });
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

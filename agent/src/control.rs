@@ -12,7 +12,7 @@ use std::{
 use weir_diagnosis::{Checks, Target, TracedPacket};
 use weir_kernel_plan::{Counter, WireguardBackend};
 use weir_overlay::{Generation, InterfaceName, NodeName, NodePublicKey, Tag, TrafficClass};
-use weir_protocol::{ItemFailure, RouteState, RouteStatus};
+use weir_protocol::{ItemFailure, Pin, RouteState, RouteStatus};
 
 use crate::{secret::SecretText, settings::Change};
 
@@ -104,6 +104,9 @@ pub(crate) struct UpRequest {
     pub(crate) change: Change,
     /// The auth key given.
     pub(crate) auth_key: Option<SecretText>,
+    /// The coordinator's pin.
+    #[serde(default)]
+    pub(crate) pin: Option<Pin>,
     /// How long it may take, in seconds.
     pub(crate) timeout: Option<u64>,
     /// Whether the machine is to be let in again, though it is in.
@@ -123,6 +126,9 @@ pub(crate) enum Response {
     Up(Box<UpReport>),
     /// Saved; it is down and stays so.
     Saved,
+    /// An admin is to let this machine in first. Nothing of the host was changed, and it goes up by
+    /// itself then.
+    Waiting(ApprovalReport),
     /// It is down.
     Down(DownReport),
     /// How things stand.
@@ -168,6 +174,35 @@ pub(crate) struct UpReport {
     pub(crate) notices: Vec<String>,
     /// What could not be done, and is tried again.
     pub(crate) failures: Vec<ItemFailure>,
+}
+
+/// What an admin was asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ApprovalReport {
+    /// How it stands.
+    pub(crate) state: ApprovalState,
+    /// Where an admin decides; empty while that is not known again after a restart.
+    pub(crate) url: String,
+    /// What the admin knows this machine's key by.
+    pub(crate) fingerprint: String,
+    /// Until when an admin can decide, in seconds since 1970.
+    pub(crate) until: i64,
+    /// Why it cannot be asked how it stands, or why it ended.
+    pub(crate) problem: Option<String>,
+}
+
+/// How it stands with what an admin was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum ApprovalState {
+    /// Nobody has decided.
+    Waiting,
+    /// An admin said no.
+    Denied,
+    /// Nobody decided in time.
+    Expired,
+    /// It was not possible to go up, or to wait on.
+    Failed,
 }
 
 /// Which WireGuard carries the packets.
@@ -243,6 +278,9 @@ pub(crate) struct StatusReport {
     pub(crate) node: Option<NodeReport>,
     /// The coordinator, once there is one.
     pub(crate) coordinator: Option<CoordinatorReport>,
+    /// What an admin was asked, while this machine is not let in, or how that ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) approval: Option<ApprovalReport>,
     /// The maps.
     pub(crate) map: MapReport,
     /// The WireGuard in use, when up.

@@ -26,5 +26,5 @@ pub use coordinator::{AuthKey, Coordinator};
 pub use finding::{Finding, Remedy};
 pub use machine::Machine;
 pub use outpost::{Outpost, one_sentence};
-pub use status::{Author, Backend, Peer, Repair, Status, Wireguard};
+pub use status::{Approval, Author, Backend, Peer, Repair, Status, Wireguard};
 pub use transcript::Transcript;

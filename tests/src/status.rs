@@ -14,6 +14,9 @@ pub struct Status {
     pub node: Option<NodeItself>,
     /// The connection to the coordinator.
     pub coordinator: Option<Connection>,
+    /// What an admin was asked, while the machine is not let in.
+    #[serde(default)]
+    pub approval: Option<Approval>,
     /// The maps.
     pub map: Maps,
     /// The WireGuard in use, when up.
@@ -32,6 +35,17 @@ pub struct Status {
     pub repairs: Vec<Repair>,
     /// What the host itself sees to be wrong.
     pub warnings: Vec<String>,
+}
+
+/// What an admin was asked.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Approval {
+    /// `waiting`, `denied`, `expired` or `failed`.
+    pub state: String,
+    /// Where the admin decides.
+    pub url: String,
+    /// What the admin knows the machine by.
+    pub fingerprint: String,
 }
 
 /// The exit that was chosen.

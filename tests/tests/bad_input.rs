@@ -31,7 +31,10 @@ fn no_coordinator_configured() -> Result<()> {
 fn no_auth_key() -> Result<()> {
     let (outpost, _) = outpost()?;
     let flags = format!("--coordinator={}", Coordinator::url());
-    outpost.refuses(&flags, &["not enrolled", "--auth-key", "keys create"])?;
+    outpost.refuses(
+        &flags,
+        &["certificate", "--pin", "coordinator status", "--auth-key"],
+    )?;
     outpost.finish()
 }
 

@@ -7,13 +7,19 @@ use std::{
 };
 use weir_overlay::MachinePrivateKey;
 use weir_protocol::{
-    DOWN_PATH, DownRequest, DownResponse, HEARTBEAT_SECONDS, LEAVE_PATH, LeaveRequest, MAP_PATH,
-    MapRequest, Pin, ProblemDetails, REGISTER_PATH, REPORT_PATH, RegisterRequest, RegisterResponse,
-    ReportRequest, StreamMessage, UPDATE_PATH, UpdateRequest, sign,
+    APPROVAL_PATH, ApprovalAnswer, ApprovalRequest, DOWN_PATH, DownRequest, DownResponse,
+    HEARTBEAT_SECONDS, LEAVE_PATH, LeaveRequest, MAP_PATH, MapRequest, Pin, ProblemDetails,
+    REGISTER_PATH, REPORT_PATH, RegisterRequest, RegisterResponse, ReportRequest, StreamMessage,
+    UPDATE_PATH, UpdateRequest, sign,
 };
 use weir_tls::{OtherPin, pinned};
 
-use super::{ClientError, choice::Choice, error::why_unreachable, lines::Lines};
+use super::{
+    ClientError,
+    choice::Choice,
+    error::{untrusted, why_unreachable},
+    lines::Lines,
+};
 use crate::settings::{CoordinatorUrl, CoordinatorUrls};
 
 /// How long a connection may take to come about.
@@ -109,6 +115,18 @@ impl Client {
                 result => return result,
             }
         }
+    }
+
+    /// Asks to be let in by an admin, or how that stands.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub(crate) async fn approval(
+        &self,
+        request: &ApprovalRequest,
+        deadline: Duration,
+    ) -> Result<ApprovalAnswer, ClientError> {
+        self.call(APPROVAL_PATH, request, deadline).await
     }
 
     /// Tells what changed on the host.
@@ -282,9 +300,12 @@ impl Client {
         let url = self.url().to_string();
         match (self.other.take(), self.pin) {
             (Some(seen), Some(wanted)) => ClientError::WrongPin { url, seen, wanted },
-            (Some(_), None) | (None, _) => ClientError::Unreachable {
-                url,
-                reason: why_unreachable(error),
+            (Some(_), None) | (None, _) => match untrusted(error).filter(|_| self.pin.is_none()) {
+                Some(reason) => ClientError::Untrusted { url, reason },
+                None => ClientError::Unreachable {
+                    url,
+                    reason: why_unreachable(error),
+                },
             },
         }
     }

@@ -30,7 +30,7 @@ pub(crate) enum ClientError {
     Closing(Duration),
     /// Somebody else answered.
     #[error(
-        "the coordinator at {url} is not the one that this auth key belongs to: its key is {seen}, the auth key says {wanted}; check the URL, and who answers there"
+        "the coordinator at {url} is not the one that is meant: its key is {seen}, the auth key or --pin says {wanted}; check the URL, and who answers there"
     )]
     WrongPin {
         /// Where it should be.
@@ -39,6 +39,16 @@ pub(crate) enum ClientError {
         seen: Pin,
         /// The pin that was expected.
         wanted: Pin,
+    },
+    /// Its certificate is a self-made one, and nothing says that it is the right one.
+    #[error(
+        "the certificate of the coordinator at {url} is none that this host trusts ({reason}): pass --pin PIN, which `coordinator status` shows on the coordinator's host, or --auth-key KEY, which holds it"
+    )]
+    Untrusted {
+        /// Where it is.
+        url: String,
+        /// What is wrong with the certificate.
+        reason: String,
     },
     /// The coordinator said no, in its own words.
     #[error("{0}")]
@@ -66,6 +76,11 @@ impl ClientError {
         )
     }
 
+    /// Whether the coordinator knows nothing of this machine.
+    pub(crate) const fn is_unknown(&self) -> bool {
+        matches!(self, Self::Refused(problem) if matches!(problem.code, ErrorCode::NotEnrolled))
+    }
+
     /// Whether an auth key is what it takes: the machine is not known, or its node's key expired.
     pub(crate) const fn needs_auth_key(&self) -> bool {
         matches!(
@@ -82,11 +97,34 @@ impl ClientError {
             | Self::Deadline { .. }
             | Self::Closing(_)
             | Self::WrongPin { .. }
+            | Self::Untrusted { .. }
             | Self::NotACoordinator { .. } => true,
             Self::Refused(problem) => matches!(problem.code, ErrorCode::Unavailable),
             Self::Setup(_) => false,
         }
     }
+}
+
+/// What is wrong with the certificate of who answered, where that is why a connection failed.
+pub(crate) fn untrusted(error: &reqwest::Error) -> Option<String> {
+    let mut source = error.source();
+    while let Some(cause) = source {
+        if let Some(rustls::Error::InvalidCertificate(reason)) = within(cause) {
+            return Some(reason.to_string());
+        }
+        source = cause.source();
+    }
+    None
+}
+
+/// The error of TLS that errors of connections are wrapped around, which they do not name as their
+/// source.
+fn within<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    if let Some(found) = error.downcast_ref() {
+        return Some(found);
+    }
+    let inner = error.downcast_ref::<std::io::Error>()?.get_ref()?;
+    within(inner)
 }
 
 /// The reason of a failed connection in words, with what to look at.

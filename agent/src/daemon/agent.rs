@@ -14,6 +14,7 @@ use weir_protocol::{ItemFailure, NetworkMap, StreamMessage, apply_delta};
 use weir_reconcile::{Goal, Ledger, LedgerError, ReconcilerHandle, StateDirectory, Target, chain};
 
 use super::{
+    approval::Waiting,
     host::Host,
     keys::Keys,
     saved::Saved,
@@ -66,6 +67,8 @@ pub(crate) struct State {
     pub(crate) session: Option<Session>,
     /// The host's keys; others after `logout`.
     pub(crate) keys: Keys,
+    /// What is waited for of an admin.
+    pub(crate) waiting: Waiting,
 }
 
 impl<H: Host> Agent<H> {
@@ -111,6 +114,7 @@ impl<H: Host> Agent<H> {
                 going_down: None,
                 session: None,
                 keys,
+                waiting: Waiting::default(),
             }),
         }))
     }
@@ -146,6 +150,7 @@ impl<H: Host> Agent<H> {
                 info!("down; `agent up` starts");
             }
         }
+        self.resume_waiting();
     }
 
     /// Makes the kernel what the ledger's map and the settings say. Gives the map's number.
@@ -293,6 +298,7 @@ impl<H: Host> Agent<H> {
             state.ledger_problem.as_ref(),
             &state.keys.node,
         );
+        report.approval.clone_from(&state.waiting.report);
         report.warnings.extend(lost);
         report
     }

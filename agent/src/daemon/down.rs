@@ -22,6 +22,8 @@ impl<H: Host> Agent<H> {
     /// Settings that cannot be saved: without that, a restart would bring the node up again.
     pub(crate) async fn down(self: &Arc<Self>, timeout: Option<u64>) -> Result<DownReport> {
         let _only_one = self.one_command.lock().await;
+        self.ask_no_more()?;
+        self.state().waiting.stop();
         let may_be_told = self.connection.borrow().problem.is_none();
         let saved = self.state().saved.clone();
         let interface = {

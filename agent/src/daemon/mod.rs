@@ -1,6 +1,7 @@
 //! `agent daemon`: wiring. The state on disk, the reconciler, the coordinator, the socket.
 
 mod agent;
+mod approval;
 mod doctor;
 mod down;
 mod explain;
@@ -96,6 +97,7 @@ async fn serve(options: Options) -> Result<()> {
     serving.abort();
     watching.abort();
     agent.state().session = None;
+    agent.state().waiting.stop();
     // The reconciler ends with the last handle, after the pass that is under way.
     drop(agent);
     if tokio::time::timeout(STOP_DEADLINE, working).await.is_err() {

@@ -7,6 +7,7 @@ use weir_overlay::{NodePublicKey, TrafficClass};
 use weir_protocol::Pin;
 use weir_reconcile::{DirectoryError, StateDirectory};
 
+use super::approval::Asking;
 use crate::{
     control::{NodeState, WireguardReport},
     route_checks::advertised,
@@ -27,6 +28,9 @@ pub(crate) struct Saved {
     pub(crate) enrolment: Option<Enrolment>,
     /// What is in force, when up. A change of the file has no effect before the next `up`.
     pub(crate) applied: Option<Applied>,
+    /// What an admin was asked, while this machine is not let in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) asking: Option<Asking>,
 }
 
 /// Where this machine is enrolled.

@@ -85,6 +85,7 @@ pub(crate) fn report(
             (Some(_), None) | (None, _) => Vec::new(),
         },
         counters: counters(observed),
+        approval: None,
         reconciler: kernel.counters,
         exit_node: settings.as_ref().zip(map).and_then(|(settings, map)| {
             Some(ExitReport {

@@ -9,13 +9,14 @@ use weir_kernel_plan::{
     preflight,
 };
 use weir_protocol::{
-    AuthKey, ItemFailure, MapRequest, NetworkMap, RegisterRequest, RegisterResponse, StreamMessage,
-    UpdateRequest,
+    ApprovalAnswer, ApprovalRequest, AuthKey, ErrorCode, HostInfo, ItemFailure, MapRequest,
+    NetworkMap, Pin, RegisterRequest, RegisterResponse, StreamMessage, UpdateRequest,
 };
 use weir_reconcile::Goal;
 
 use super::{
     agent::Agent,
+    approval::{Asked, Asking, Denied},
     host::{Host, host_info},
     saved::{Applied, Enrolment, HostChoice, Saved},
     session::Session,
@@ -23,7 +24,7 @@ use super::{
 use crate::{
     auth_key::read_auth_key,
     control::{NodeState, Response, UpReport, UpRequest},
-    coordinator::{Client, MapStream},
+    coordinator::{Client, ClientError, MapStream, now},
     route_checks,
     settings::{
         CoordinatorUrls, FileSettings, OrNone, SettingCommand, Settings, WireguardChoice,
@@ -47,10 +48,39 @@ struct Checked {
     /// Its addresses.
     coordinator: BTreeSet<IpAddr>,
     auth_key: Option<AuthKey>,
+    /// The coordinator's pin, as the command or else the file says.
+    pin: Option<Pin>,
+    /// Whether that was named in the command.
+    pin_is_given: bool,
     /// Whether the key was named in the command, and not only in the file.
     key_is_given: bool,
     /// Whether the machine is to be let in again, though it is in.
     reauthenticate: bool,
+}
+
+/// What is done where the coordinator does not know this machine, and there is no auth key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Strangers {
+    /// An admin is asked.
+    Ask,
+    /// It is an error.
+    StayOut,
+}
+
+/// What became of joining.
+enum Joined {
+    /// The node is up.
+    Up(Box<UpReport>),
+    /// An admin is to decide.
+    Asked(Box<Asked>),
+}
+
+/// What the coordinator said to who registers.
+enum Registered {
+    /// The machine is in.
+    In(RegisterResponse),
+    /// An admin is to decide.
+    Asked(Box<Asked>),
 }
 
 impl<H: Host> Agent<H> {
@@ -64,6 +94,24 @@ impl<H: Host> Agent<H> {
         request: UpRequest,
     ) -> Result<Response> {
         let _only_one = self.one_command.lock().await;
+        let before = self.state().waiting.task();
+        let result = self.change_now(command, request, Strangers::Ask).await;
+        if let (Ok(Response::Up(_) | Response::Waiting(_)), Some(before)) = (&result, before) {
+            before.abort();
+        }
+        result
+    }
+
+    /// As [`Self::change`], for who has the turn.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) async fn change_now(
+        self: &Arc<Self>,
+        command: SettingCommand,
+        request: UpRequest,
+        strangers: Strangers,
+    ) -> Result<Response> {
         let file = self.read_config()?;
         let saved = self.state().saved.clone();
         let below = Settings::default().with(&file.change);
@@ -105,11 +153,23 @@ impl<H: Host> Agent<H> {
                 .unwrap_or(DEFAULT_TIMEOUT);
         let checked = self.check(settings, &saved, &request, &file).await?;
         let result = self
-            .join_and_apply(checked, next, &saved, request.force, deadline)
+            .join_and_apply(checked, next, &saved, (request.force, strangers), deadline)
             .await;
         // Whatever became of it: a node that is up talks to its coordinator.
         self.resume_session();
-        result.map(|report| Response::Up(Box::new(report)))
+        match result? {
+            Joined::Up(report) => Ok(Response::Up(report)),
+            Joined::Asked(asked) => {
+                let seconds = i64::try_from(asked.seconds).unwrap_or(0);
+                let asking = Asking {
+                    request,
+                    is_set: command == SettingCommand::Set,
+                    until: now().saturating_add(seconds),
+                };
+                let report = self.wait_for_admin(*asked, &asking)?;
+                Ok(Response::Waiting(report))
+            }
+        }
     }
 
     fn read_config(&self) -> Result<FileSettings> {
@@ -141,6 +201,17 @@ impl<H: Host> Agent<H> {
             .or(file.auth_key.as_ref())
             .map(read_auth_key)
             .transpose()?;
+        let pin_is_given = request.pin.is_some();
+        let pin = request.pin.or(file.pin);
+        if let (Some(pin), Some(key)) = (pin, auth_key.as_ref().map(AuthKey::pin))
+            && pin != key
+            && (pin_is_given || key_is_given)
+        {
+            bail!(
+                "the auth key is of another coordinator than --pin: it says {key}; leave --pin out, \
+                 or take a key of the coordinator that is meant"
+            );
+        }
         if settings.exit_node_allow_lan_access && settings.exit_node.0.is_none() {
             bail!("--exit-node-allow-lan-access has no meaning without --exit-node: add it");
         }
@@ -194,6 +265,8 @@ impl<H: Host> Agent<H> {
             urls,
             coordinator,
             auth_key,
+            pin,
+            pin_is_given,
             key_is_given,
             reauthenticate: request.reauthenticate,
         })
@@ -205,11 +278,15 @@ impl<H: Host> Agent<H> {
         checked: Checked,
         mut next: Saved,
         saved: &Saved,
-        force: bool,
+        (force, strangers): (bool, Strangers),
         deadline: Instant,
-    ) -> Result<UpReport> {
+    ) -> Result<Joined> {
         let (client, enrolment) = self.client(&checked, saved)?;
-        let registered = self.register(&client, &checked, saved, deadline).await?;
+        let registered = self.register(&client, &checked, saved, strangers, deadline);
+        let registered = match registered.await? {
+            Registered::In(registered) => registered,
+            Registered::Asked(asked) => return Ok(Joined::Asked(asked)),
+        };
         if saved.state == NodeState::Down {
             // Whatever comes next: a one-off key is used up now, and this machine is known.
             let mut state = self.state();
@@ -242,6 +319,7 @@ impl<H: Host> Agent<H> {
         next.state = NodeState::Up;
         next.enrolment = Some(enrolment);
         next.applied = Some(applied.clone());
+        next.asking = None;
         self.save(next, map.clone(), begins_anew)?;
 
         let (_, goal) = self
@@ -263,7 +341,7 @@ impl<H: Host> Agent<H> {
         let coordinator = client.url().to_string();
         self.state().session = Some(Session::start(self, client, stream));
         info!(name = %registered.name, "up");
-        Ok(UpReport {
+        Ok(Joined::Up(Box::new(UpReport {
             name: map.node.name,
             addresses: map.node.addresses,
             coordinator,
@@ -273,10 +351,11 @@ impl<H: Host> Agent<H> {
             routes: map.node.routes,
             notices: map.notices,
             failures,
-        })
+        })))
     }
 
-    /// The client for a coordinator: its pin comes with an auth key, and is kept from then on.
+    /// The client for a coordinator: its pin comes with an auth key or by itself, and is kept from
+    /// then on. Without one, its certificate must be one that this host trusts.
     fn client(&self, checked: &Checked, saved: &Saved) -> Result<(Client, Enrolment)> {
         let urls = &checked.urls;
         let known = saved
@@ -286,15 +365,12 @@ impl<H: Host> Agent<H> {
         let from_key = checked.auth_key.as_ref().map(AuthKey::pin);
         let pin = if checked.key_is_given {
             from_key
+        } else if checked.pin_is_given {
+            checked.pin
         } else {
-            known.and_then(|known| known.pin).or(from_key)
+            let known = known.and_then(|known| known.pin);
+            known.or(checked.pin).or(from_key)
         };
-        if pin.is_none() && known.is_none() {
-            bail!(
-                "this machine is not enrolled at {urls}: pass --auth-key KEY; `coordinator keys \
-                 create`, on the coordinator's host, makes one"
-            );
-        }
         let client = Client::new(urls.clone(), pin, self.keys().machine)?;
         let enrolment = Enrolment {
             coordinator: OrNone(Some(urls.clone())),
@@ -308,8 +384,9 @@ impl<H: Host> Agent<H> {
         client: &Client,
         checked: &Checked,
         saved: &Saved,
+        strangers: Strangers,
         deadline: Instant,
-    ) -> Result<RegisterResponse> {
+    ) -> Result<Registered> {
         let host = host_info(
             &checked.settings,
             checked.effects.ipv6,
@@ -332,9 +409,69 @@ impl<H: Host> Agent<H> {
         let first_key = key.filter(|_| is_meant);
         match client.register(&request(first_key), left(deadline)).await {
             Err(error) if error.needs_auth_key() && first_key.is_none() && key.is_some() => {
-                Ok(client.register(&request(key), left(deadline)).await?)
+                let request = request(key);
+                let registered = client.register(&request, left(deadline)).await?;
+                Ok(Registered::In(registered))
             }
-            result => Ok(result?),
+            Err(error) if error.is_unknown() && key.is_none() && strangers == Strangers::Ask => {
+                match self
+                    .ask_admin(client, checked, host.clone(), deadline)
+                    .await?
+                {
+                    Some(asked) => Ok(Registered::Asked(Box::new(asked))),
+                    // An admin was faster.
+                    None => {
+                        let request = request(None);
+                        let registered = client.register(&request, left(deadline)).await?;
+                        Ok(Registered::In(registered))
+                    }
+                }
+            }
+            result => Ok(Registered::In(result?)),
+        }
+    }
+
+    /// Asks to be let in without an auth key; none when this machine is in already.
+    async fn ask_admin(
+        &self,
+        client: &Client,
+        checked: &Checked,
+        host: HostInfo,
+        deadline: Instant,
+    ) -> Result<Option<Asked>> {
+        let url = client.url().to_string();
+        let mut request = ApprovalRequest {
+            node_key: self.keys().newest().public(),
+            tags: checked.settings.advertise_tags.0.clone(),
+            host,
+            code: None,
+            wait_seconds: 0,
+        };
+        match client.approval(&request, left(deadline)).await {
+            Ok(ApprovalAnswer::Approved) => Ok(None),
+            Ok(ApprovalAnswer::Pending {
+                code,
+                url,
+                expires_in_seconds,
+            }) => {
+                request.code = Some(code);
+                Ok(Some(Asked {
+                    client: client.clone(),
+                    request,
+                    url,
+                    seconds: expires_in_seconds,
+                }))
+            }
+            Ok(ApprovalAnswer::Denied { again_in_seconds }) => {
+                Err(Denied::for_seconds(again_in_seconds).into())
+            }
+            Ok(ApprovalAnswer::Expired) => bail!("the coordinator at {url} takes no requests"),
+            Err(ClientError::Refused(problem)) if problem.code == ErrorCode::NotFound => bail!(
+                "this machine is not enrolled at {url}, and this coordinator is of a version that \
+                 lets nobody in without an auth key: pass --auth-key KEY; `coordinator keys \
+                 create`, on the coordinator's host, makes one"
+            ),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -377,6 +514,8 @@ impl<H: Host> Agent<H> {
         state.ledger_problem = None;
         next.write(&self.directory)?;
         state.saved = next;
+        // Whoever waited for it sees the node up, and nothing that is still to be decided.
+        state.waiting.report = None;
         Ok(())
     }
 

@@ -11,7 +11,7 @@ mod whois;
 pub(crate) use checks::{doctor, explain};
 pub(crate) use routes::routes;
 pub(crate) use status::status;
-pub(crate) use up::{approved, down, up};
+pub(crate) use up::{approved, down, up, waiting};
 pub(crate) use whois::{find, ping, whois};
 
 use anyhow::{Result, bail};

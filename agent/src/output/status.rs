@@ -2,9 +2,9 @@
 
 use super::{
     age, bytes, list, table,
-    up::{failures, notices, state, warnings},
+    up::{failures, minutes_left, notices, state, warnings},
 };
-use crate::control::{NodeState, PeerReport, RouteUse, StatusReport};
+use crate::control::{ApprovalState, NodeState, PeerReport, RouteUse, StatusReport};
 
 /// How many repairs are shown: the newest.
 const REPAIRS: usize = 5;
@@ -26,6 +26,22 @@ pub(crate) fn status(report: &StatusReport, now: u64) -> String {
     };
     let mut rows = Vec::new();
     let mut row = |name: &str, value: String| rows.push(vec![name.to_owned(), value]);
+    if let Some(approval) = &report.approval {
+        let problem = approval.problem.clone().unwrap_or_default();
+        let value = match (approval.state, problem.is_empty()) {
+            (ApprovalState::Waiting, true) => format!(
+                "waiting for approval at {}, for {} min more",
+                approval.url,
+                minutes_left(approval, now)
+            ),
+            (ApprovalState::Waiting, false) => {
+                format!("waiting for approval at {} ({problem})", approval.url)
+            }
+            (ApprovalState::Denied | ApprovalState::Expired | ApprovalState::Failed, _) => problem,
+        };
+        row("Joining", value);
+        row("Fingerprint", approval.fingerprint.clone());
+    }
     if let Some(coordinator) = report
         .coordinator
         .as_ref()
@@ -342,6 +358,33 @@ Changed by others:
   42 s ago  table inet weir was gone; and 2 more  by nft (process 4711)  put back in 0.1 s
 "
         );
+    }
+
+    #[test]
+    fn a_machine_that_waits_says_where_an_admin_decides() {
+        let mut report = StatusReport {
+            approval: Some(crate::control::ApprovalReport {
+                state: ApprovalState::Waiting,
+                url: "https://c.example:8443/register/00c0de".to_owned(),
+                fingerprint: "72cd-6e84".to_owned(),
+                until: 1_870,
+                problem: None,
+            }),
+            ..StatusReport::default()
+        };
+        assert_eq!(
+            status(&report, 1_000),
+            "\
+Down: `agent up` goes up
+  Joining      waiting for approval at https://c.example:8443/register/00c0de, for 15 min more
+  Fingerprint  72cd-6e84
+"
+        );
+        if let Some(approval) = &mut report.approval {
+            approval.state = ApprovalState::Denied;
+            approval.problem = Some("an admin denied this machine".to_owned());
+        }
+        assert!(status(&report, 1_000).contains("Joining      an admin denied this machine\n"));
     }
 
     #[test]

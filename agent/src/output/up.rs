@@ -5,7 +5,7 @@ use weir_overlay::NodeName;
 use weir_protocol::{ItemFailure, RouteState, RouteStatus};
 
 use super::list;
-use crate::control::{DownReport, UpReport};
+use crate::control::{ApprovalReport, DownReport, UpReport};
 
 /// What `up` did, and what is still to be done by others.
 pub(crate) fn up(report: &UpReport) -> String {
@@ -48,6 +48,27 @@ pub(crate) fn up(report: &UpReport) -> String {
     text.push_str(&notices(&report.notices));
     text.push_str(&failures(&report.failures));
     text
+}
+
+/// What an admin is asked, and how they answer. `now` is in seconds since 1970.
+pub(crate) fn waiting(report: &ApprovalReport, now: u64) -> String {
+    let code = report.url.rsplit('/').next().unwrap_or_default();
+    format!(
+        "This machine is not in the network yet. An admin lets it in at\n\n    {url}\n\nor on the \
+         coordinator's host, with\n\n    coordinator nodes approve {code} --user NAME\n\nThe admin \
+         compares the fingerprint of this machine's key: {fingerprint}\n\nWaiting, at most {minutes} \
+         min. The daemon waits by itself as well, and goes up when it is let in; `agent down` ends \
+         that.\n",
+        url = report.url,
+        fingerprint = report.fingerprint,
+        minutes = minutes_left(report, now),
+    )
+}
+
+/// For how many minutes an admin can decide.
+pub(super) fn minutes_left(report: &ApprovalReport, now: u64) -> u64 {
+    let until = u64::try_from(report.until).unwrap_or(0);
+    until.saturating_sub(now).div_ceil(60)
 }
 
 /// The state of a route in words.
@@ -200,6 +221,33 @@ A route changes nothing before an admin has approved it, on the coordinator's ho
 
 The coordinator says:
   - no policy is set: nothing is allowed
+"
+        );
+    }
+
+    #[test]
+    fn a_machine_that_waits_says_what_an_admin_has_to_do() {
+        let report = ApprovalReport {
+            state: crate::control::ApprovalState::Waiting,
+            url: "https://c.example:8443/register/00c0de".to_owned(),
+            fingerprint: "72cd-6e84".to_owned(),
+            until: 1_900,
+            problem: None,
+        };
+        assert_eq!(
+            waiting(&report, 1_000),
+            "\
+This machine is not in the network yet. An admin lets it in at
+
+    https://c.example:8443/register/00c0de
+
+or on the coordinator's host, with
+
+    coordinator nodes approve 00c0de --user NAME
+
+The admin compares the fingerprint of this machine's key: 72cd-6e84
+
+Waiting, at most 15 min. The daemon waits by itself as well, and goes up when it is let in; `agent down` ends that.
 "
         );
     }

@@ -1,10 +1,11 @@
-//! `agent.toml`: a key for each setting, and two more for `up`.
+//! `agent.toml`: a key for each setting, and three more for `up`.
 
 use serde::Deserialize;
 use std::time::Duration;
 
 use super::{Change, NAMES};
 use crate::secret::SecretText;
+use weir_protocol::Pin;
 
 /// What the file says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -13,11 +14,13 @@ pub(crate) struct FileSettings {
     pub(crate) change: Change,
     /// `auth-key`: the key, or `file:PATH`.
     pub(crate) auth_key: Option<SecretText>,
+    /// `pin`: the coordinator's.
+    pub(crate) pin: Option<Pin>,
     /// `timeout`, in seconds.
     pub(crate) timeout: Option<Duration>,
 }
 
-const MORE_NAMES: [&str; 2] = ["auth-key", "timeout"];
+const MORE_NAMES: [&str; 3] = ["auth-key", "pin", "timeout"];
 
 /// Reads the file's text. Keys may be written with `-` or `_`.
 ///
@@ -43,6 +46,7 @@ pub(crate) fn parse_file(text: &str) -> Result<FileSettings, String> {
                         .map(SecretText::new)?,
                 );
             }
+            "pin" => settings.pin = Some(Pin::deserialize(value).map_err(wrong)?),
             "timeout" => {
                 let seconds = u64::deserialize(value).map_err(wrong)?;
                 settings.timeout = Some(Duration::from_secs(seconds));
@@ -159,5 +163,6 @@ mod tests {
             .collect();
         assert_eq!(named, NAMES);
         assert!(settings.auth_key.is_some() && settings.timeout.is_some());
+        assert!(settings.pin.is_some());
     }
 }

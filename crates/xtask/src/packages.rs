@@ -23,6 +23,7 @@ pub(crate) const LAB: &[Need] = &[
     ("wg", "wireguard-tools"),
     ("conntrack", "conntrack"),
     ("iptables", "iptables"),
+    ("curl", "curl"),
 ];
 
 /// What the coordinator's tests start a server of their own from.

@@ -9,8 +9,9 @@ use tokio::{
 };
 use weir_overlay::{NodeId, NodePublicKey};
 use weir_protocol::{
-    DOWN_PATH, DownResponse, MAP_PATH, MapRequest, NetworkMap, ProblemDetails, REGISTER_PATH,
-    RegisterRequest, RegisterResponse, SignedHeaders, StreamMessage, verify,
+    APPROVAL_PATH, ApprovalAnswer, ApprovalRequest, DOWN_PATH, DownResponse, ErrorCode, MAP_PATH,
+    MapRequest, NetworkMap, ProblemDetails, REGISTER_PATH, RegisterRequest, RegisterResponse,
+    SignedHeaders, StreamMessage, verify,
 };
 
 /// What the coordinator does and has seen.
@@ -22,6 +23,10 @@ pub(super) struct Script {
     pub(super) refusal: Option<ProblemDetails>,
     /// What it says to everybody, instead of anything else.
     pub(super) shuts_out: Option<ProblemDetails>,
+    /// What it says to who asks to be let in; without it, it does not know such requests.
+    pub(super) approval: Option<ApprovalAnswer>,
+    /// The codes that were asked about, in their order.
+    pub(super) codes: Vec<Option<String>>,
     /// Whether it takes requests and never answers.
     pub(super) silent: bool,
     /// The paths of the requests, in their order.
@@ -172,6 +177,21 @@ fn answer(script: &mut Script, request: &Request) -> String {
                 enrolled: false,
             };
             whole("200 OK", serde_json::to_string(&response).unwrap())
+        }
+        (APPROVAL_PATH, _) => {
+            let asked: ApprovalRequest = serde_json::from_slice(&request.body).unwrap();
+            script.codes.push(asked.code);
+            match &script.approval {
+                Some(answer) => whole("200 OK", serde_json::to_string(answer).unwrap()),
+                None => {
+                    let problem = ProblemDetails {
+                        code: ErrorCode::NotFound,
+                        status: 404,
+                        detail: "there is no such path".to_owned(),
+                    };
+                    whole("404 Not Found", serde_json::to_string(&problem).unwrap())
+                }
+            }
         }
         (MAP_PATH, _) => {
             let held: MapRequest = serde_json::from_slice(&request.body).unwrap();

@@ -1,5 +1,6 @@
 //! The daemon between a coordinator of a few lines and a kernel in memory.
 
+mod approval;
 mod fake_coordinator;
 mod removed;
 mod rotate;
@@ -199,7 +200,9 @@ impl Daemon {
     }
 
     fn crash(self) {
-        self.agent.state().session = None;
+        let mut state = self.agent.state();
+        state.session = None;
+        state.waiting.stop();
     }
 }
 
