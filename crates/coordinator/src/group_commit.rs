@@ -110,10 +110,19 @@ impl From<NoteError> for Refusal {
     }
 }
 
+/// A note that is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stored {
+    /// Whether it was news.
+    pub is_news: bool,
+    /// The revision of the network when it was stored.
+    pub revision: u64,
+}
+
 #[derive(Debug)]
 struct Waiting {
     note: Note,
-    answer: oneshot::Sender<Result<bool, NoteError>>,
+    answer: oneshot::Sender<Result<Stored, NoteError>>,
 }
 
 /// Where notes are left. The task behind it ends when this is dropped.
@@ -130,11 +139,11 @@ impl GroupCommit {
         Self { waiting }
     }
 
-    /// Leaves a note, and waits until it is durable. Says whether it was news.
+    /// Leaves a note, and waits until it is durable.
     ///
     /// # Errors
     /// [`NoteError`].
-    pub(crate) async fn store(&self, note: Note) -> Result<bool, NoteError> {
+    pub(crate) async fn store(&self, note: Note) -> Result<Stored, NoteError> {
         let (answer, stored) = oneshot::channel();
         self.waiting
             .try_send(Waiting { note, answer })
@@ -153,10 +162,10 @@ async fn store_groups(store: Store, mut queue: mpsc::Receiver<Waiting>) {
         // wait for each other. Of notes about one row the first to arrive stays the first.
         group.sort_by(|one: &Waiting, other| one.note.row().cmp(&other.note.row()));
         match store_group(&store, &group).await {
-            Ok(news) => {
-                for (waiting, news) in group.drain(..).zip(news) {
+            Ok(stored) => {
+                for (waiting, stored) in group.drain(..).zip(stored) {
                     // Whoever asked may be gone.
-                    waiting.answer.send(Ok(news)).ok();
+                    waiting.answer.send(Ok(stored)).ok();
                 }
             }
             Err(error) => {
@@ -178,8 +187,8 @@ async fn store_groups(store: Store, mut queue: mpsc::Receiver<Waiting>) {
     }
 }
 
-/// Stores all or nothing. Says of each whether it was news.
-async fn store_group(store: &Store, group: &[Waiting]) -> Result<Vec<bool>, StoreError> {
+/// Stores all or nothing.
+async fn store_group(store: &Store, group: &[Waiting]) -> Result<Vec<Stored>, StoreError> {
     let reports = |waiting: &Waiting| matches!(waiting.note, Note::Report { .. });
     // Rows of nodes are others' business too: with those it takes its turn among the changes.
     let mut tx = match group.iter().any(reports) {
@@ -190,8 +199,10 @@ async fn store_group(store: &Store, group: &[Waiting]) -> Result<Vec<bool>, Stor
     for waiting in group {
         news.push(waiting.note.store(&mut tx).await?);
     }
+    let revision = tx.revision().await?;
     tx.commit().await?;
-    Ok(news)
+    let stored = |is_news| Stored { is_news, revision };
+    Ok(news.into_iter().map(stored).collect())
 }
 
 #[cfg(test)]
@@ -239,7 +250,7 @@ mod tests {
         let mut accepted = Vec::new();
         while let Some(asked) = asking.join_next().await {
             let (nonce, news) = asked.unwrap();
-            if news.unwrap() {
+            if news.unwrap().is_news {
                 accepted.push(nonce);
             }
         }
@@ -247,7 +258,7 @@ mod tests {
         assert_eq!(accepted, (0..100).collect::<Vec<_>>());
         assert_eq!(stored(&store).await, 100);
         // Nor later.
-        assert_eq!(notes.store(signature(7)).await, Ok(false));
+        assert!(!notes.store(signature(7)).await.unwrap().is_news);
     }
 
     #[tokio::test]
@@ -271,7 +282,7 @@ mod tests {
             }
         };
         let (one, other, third, ()) = tokio::join!(biased; one, other, third, serve);
-        assert_eq!((one, other), (Ok(true), Ok(true)));
+        assert!(one.unwrap().is_news && other.unwrap().is_news);
         assert_eq!(third, Err(NoteError::Full));
         assert_eq!(stored(&store).await, 2);
     }

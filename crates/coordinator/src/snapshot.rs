@@ -16,6 +16,7 @@ pub(crate) async fn read(tx: &mut Tx, now: i64) -> Result<NetworkState, StoreErr
     let routes = tx.routes().await?;
     let egress = tx.route_egress().await?;
     let nodes = tx.nodes().await?;
+    tx.keep_machines(&nodes, &routes).await?;
     let primaries = tx.primaries().await?;
     Ok(NetworkState {
         users: users

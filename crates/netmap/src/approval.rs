@@ -22,7 +22,7 @@ pub(crate) fn of_node(
     users: &BTreeMap<UserId, User>,
     policy: &Policy,
 ) -> BTreeSet<IpNet> {
-    if node.key_life.is_over() {
+    if node.key_life.is_over() || node.host.advertised_routes.is_empty() {
         return BTreeSet::new();
     }
     let owner = node.user.and_then(|user| users.get(&user));

@@ -44,7 +44,7 @@ pub use contract::{
 };
 pub use delta::delta;
 pub use history::{MapHistory, Since};
-pub use live::{LiveNetwork, NetworkChange, Touched};
+pub use live::{LiveNetwork, NetworkChange, Prepared, Touched};
 pub use network::{KEY_EXPIRED_NOTICE, NO_POLICY_NOTICE, Network, verify};
 pub use state::{EgressChoice, KeyLife, NetworkState, Node, RouteDecision};
 pub use weir_protocol::{WrongGeneration, apply_delta as apply};

@@ -14,7 +14,7 @@ use std::{
     sync::Arc,
 };
 use weir_overlay::{Generation, NodeId, NodeName, NodePublicKey, Tag, UserId};
-use weir_policy::{CompiledPolicy, LivePolicy, Policy, User};
+use weir_policy::{CompiledPolicy, Diagnostic, Directory, LivePolicy, Policy, Replacement, User};
 use weir_protocol::{NetworkMap, Peer, RouteEgress, RouteStatus};
 
 /// A change of the network or of its policy.
@@ -147,10 +147,96 @@ impl LiveNetwork {
                 Touched::whole(self.decide_anew(&before, Arc::clone(self.policy.policy())))
             }
             NetworkChange::Policy(policy) => {
-                let before = self.everything();
-                Touched::whole(self.decide_anew(&before, policy))
+                let mut prepared = self.prepare(policy);
+                self.put_in_force(&mut prepared)
             }
         }
+    }
+
+    /// What the policy is compiled against.
+    #[must_use]
+    pub const fn directory(&self) -> &Directory {
+        self.policy.directory()
+    }
+
+    /// Checks a policy as [`verify`](crate::verify) does.
+    ///
+    /// # Errors
+    /// All that fails.
+    pub fn verify(&self, policy: &Policy) -> Result<(), Vec<Diagnostic>> {
+        match policy.tests() {
+            // Only these ask for routes, which it may approve otherwise.
+            0 => policy.verify(self.directory()),
+            _ => crate::verify(&self.state, policy),
+        }
+    }
+
+    /// Compiles another policy. The network is asked meanwhile, and must not be changed until the
+    /// policy is put in force.
+    #[must_use]
+    pub fn prepare(&self, policy: Arc<Policy>) -> Prepared {
+        let approved = approval::in_force(&self.state, &policy);
+        let routes = (approved != self.approved).then(|| {
+            let relays = Relays::of(&self.state, &approved);
+            (approved, relays)
+        });
+        let directory = routes.as_ref().map(|(approved, _)| {
+            let directory = self.state.directory();
+            with_routes(directory, approved)
+        });
+        let replacement = self.policy.prepare(Arc::clone(&policy), directory);
+        let (old, new) = (self.compiled(), replacement.compiled());
+        let mut touched = replacement.changed().clone();
+        let (approved, relays) = match &routes {
+            Some((approved, relays)) => (approved, relays),
+            None => (&self.approved, &self.relays),
+        };
+        if routes.is_some() {
+            for route in relays.that_differ(&self.relays) {
+                touched.extend(relays.of_route(&route));
+                touched.extend(self.relays.of_route(&route));
+                touched.extend(new.users_of_route(&route));
+            }
+        }
+        // Of what peers see of each other, this alone follows from the policy.
+        for id in old.without_ipv4() ^ new.without_ipv4() {
+            touched.insert(id);
+            touched.extend(new.peers(id));
+        }
+        if old.is_set() != new.is_set() {
+            touched.extend(self.state.nodes.keys());
+        }
+        let now = self.network();
+        let then = Network {
+            state: &self.state,
+            policy: Cow::Borrowed(new),
+            source: &policy,
+            approved: Cow::Borrowed(approved),
+            relays: Cow::Borrowed(relays),
+        };
+        let nodes = self.state.nodes.values();
+        for node in nodes.filter(|node| !node.egress.is_empty()) {
+            if now.egress(node.id) != then.egress(node.id) {
+                touched.insert(node.id);
+            }
+        }
+        Prepared {
+            replacement,
+            routes,
+            touched,
+        }
+    }
+
+    /// Puts a policy in force that was prepared for the network as it is, and leaves the one before
+    /// in its place: taking that down takes a while.
+    pub fn put_in_force(&mut self, prepared: &mut Prepared) -> Touched {
+        self.policy.put_in_force(&mut prepared.replacement);
+        if let Some((approved, relays)) = &mut prepared.routes {
+            std::mem::swap(&mut self.approved, approved);
+            std::mem::swap(&mut self.relays, relays);
+            self.state.primaries = self.relays.primaries();
+        }
+        Touched::whole(std::mem::take(&mut prepared.touched))
     }
 
     fn compiled(&self) -> &CompiledPolicy {
@@ -320,6 +406,16 @@ impl LiveNetwork {
             node.map(|node| node.key_life),
         )
     }
+}
+
+/// Another policy for a network, compiled and not in force yet.
+#[derive(Debug)]
+pub struct Prepared {
+    replacement: Replacement,
+    /// The routes in force and who serves them, where these are others.
+    routes: Option<(BTreeMap<NodeId, BTreeSet<IpNet>>, Relays)>,
+    /// Whose maps may differ.
+    touched: BTreeSet<NodeId>,
 }
 
 /// What has to be known of before to tell what a change of all changed.

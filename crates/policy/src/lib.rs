@@ -80,7 +80,7 @@ pub use diagnostics::{Diagnostic, Severity, render};
 pub use diff::{Change, PolicyDiff, diff};
 pub use directory::{Directory, PolicyNode, Posture, User};
 pub use explain::{Allowance, Closest, Explanation, Miss, Packet};
-pub use live::LivePolicy;
+pub use live::{LivePolicy, Replacement};
 pub use node_selector::{NodeSelector, NodeSelectorError, UnknownSelector};
 pub use policy::Policy;
 pub use reduce::Ways;

@@ -28,6 +28,32 @@ pub struct LivePolicy {
     catalog: Catalog,
 }
 
+/// Another policy, compiled for the network of a [`LivePolicy`] and not in force yet.
+#[derive(Debug)]
+pub struct Replacement {
+    policy: Arc<Policy>,
+    /// What the network is from then on, if that is something else.
+    directory: Option<Directory>,
+    compiled: CompiledPolicy,
+    catalog: Catalog,
+    /// The nodes whose answers differ.
+    changed: BTreeSet<NodeId>,
+}
+
+impl Replacement {
+    /// What the policy will mean.
+    #[must_use]
+    pub const fn compiled(&self) -> &CompiledPolicy {
+        &self.compiled
+    }
+
+    /// The nodes whose answers may differ.
+    #[must_use]
+    pub const fn changed(&self) -> &BTreeSet<NodeId> {
+        &self.changed
+    }
+}
+
 impl LivePolicy {
     /// Compiles the policy for the network.
     #[must_use]
@@ -93,6 +119,31 @@ impl LivePolicy {
         self.policy = policy;
         self.directory = directory;
         self.compile_anew()
+    }
+
+    /// Compiles another policy, and with `directory` for another network.
+    #[must_use]
+    pub fn prepare(&self, policy: Arc<Policy>, directory: Option<Directory>) -> Replacement {
+        let network = directory.as_ref().unwrap_or(&self.directory);
+        let compiled = compile(&policy, network);
+        Replacement {
+            catalog: Catalog::of(&policy, &network.users, &compiled),
+            changed: changed_nodes(&self.compiled, &compiled),
+            compiled,
+            policy,
+            directory,
+        }
+    }
+
+    /// Puts another policy in force that was prepared for what is in force now, and leaves that in
+    /// its place: taking it down takes a while.
+    pub fn put_in_force(&mut self, replacement: &mut Replacement) {
+        std::mem::swap(&mut self.policy, &mut replacement.policy);
+        std::mem::swap(&mut self.compiled, &mut replacement.compiled);
+        std::mem::swap(&mut self.catalog, &mut replacement.catalog);
+        if let Some(directory) = &mut replacement.directory {
+            std::mem::swap(&mut self.directory, directory);
+        }
     }
 
     fn compile_anew(&mut self) -> BTreeSet<NodeId> {

@@ -214,7 +214,7 @@ impl Policy {
             .flat_map(|user| [Some(user.name.as_str()), user.email.as_deref()])
             .flatten()
             .collect();
-        let index = Index::of(directory);
+        let index = Index::of_users(&directory.users);
         let suggestions = Suggestions::default();
         let strangers = self
             .users

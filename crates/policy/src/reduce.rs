@@ -259,6 +259,12 @@ impl CompiledPolicy {
         self.without_ipv4.contains(&node)
     }
 
+    /// All of those.
+    #[must_use]
+    pub const fn without_ipv4(&self) -> &BTreeSet<NodeId> {
+        &self.without_ipv4
+    }
+
     /// Where the policy says what a grant allows: `acls[2], line 14`.
     #[must_use]
     pub fn origin(&self, grant: GrantId) -> Option<&str> {

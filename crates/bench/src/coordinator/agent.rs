@@ -18,16 +18,31 @@ use rustls::{
 use serde::Serialize;
 use std::{
     net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
-use tokio::{net::TcpSocket, sync::mpsc, task::JoinHandle};
+use tokio::{
+    net::TcpSocket,
+    sync::{Semaphore, mpsc},
+    task::JoinHandle,
+    time::sleep,
+};
 use tokio_rustls::TlsConnector;
 use weir_overlay::{Generation, MachinePrivateKey, NodePrivateKey};
 use weir_protocol::{
     HostInfo, MAP_PATH, MapRequest, NetworkMap, REGISTER_PATH, REPORT_PATH, RegisterRequest,
     ReportRequest, StreamMessage, UPDATE_PATH, UpdateRequest, apply_delta, sign,
 };
+
+/// How often an agent tries in a row before the benchmark is given up.
+const TRIES: u32 = 8;
+/// The pause after the first failure; each further one is twice as long, and half of each is chance.
+const PAUSE: Duration = Duration::from_millis(500);
+/// How many connections for reports there are at a time: files are limited.
+const REPORTS: usize = 4_000;
 
 /// What an agent did.
 #[derive(Debug)]
@@ -53,6 +68,33 @@ pub(super) struct Way {
     /// Whether they speak HTTP/2: one connection for all. With HTTP/1.1 a request beside the stream
     /// needs another one.
     pub(super) http2: bool,
+    /// How often an agent was sent away or lost its connection, and tried again.
+    pub(super) tried_again: Arc<AtomicUsize>,
+    reports: Arc<Semaphore>,
+}
+
+impl Way {
+    pub(super) fn new(server: SocketAddr, http2: bool) -> Self {
+        Self {
+            server,
+            http2,
+            tried_again: Arc::default(),
+            reports: Arc::new(Semaphore::new(REPORTS)),
+        }
+    }
+
+    /// Waits before the next try, unless there were too many.
+    async fn pause(&self, tries: u32, error: anyhow::Error) -> Result<()> {
+        if tries >= TRIES {
+            return Err(error.context(format!("{tries} tries in a row failed")));
+        }
+        self.tried_again.fetch_add(1, Ordering::Relaxed);
+        let most = PAUSE * 2_u32.saturating_pow(tries.saturating_sub(1));
+        let mut random = [0];
+        getrandom::fill(&mut random).context("the kernel has no random numbers")?;
+        sleep(most / 2 + most * u32::from(random[0]) / 512).await;
+        Ok(())
+    }
 }
 
 /// An agent.
@@ -256,8 +298,17 @@ impl Agent {
         Ok(())
     }
 
-    /// Joins the network.
+    /// Joins the network, and tries again when the coordinator is too busy.
     pub(super) async fn join(&self, way: &Way, auth_key: &str) -> Result<()> {
+        let mut tries = 0;
+        while let Err(error) = self.try_to_join(way, auth_key).await {
+            tries += 1;
+            way.pause(tries, error).await?;
+        }
+        Ok(())
+    }
+
+    async fn try_to_join(&self, way: &Way, auth_key: &str) -> Result<()> {
         let request = RegisterRequest {
             auth_key: Some(auth_key.to_owned()),
             node_key: NodePrivateKey::from_bytes(key_of(self.number)).public(),
@@ -283,8 +334,7 @@ impl Agent {
             .await
     }
 
-    /// Does what an agent does when it connects: tells of its host, asks for its map, follows it
-    /// until the stream ends, and reports each map as put in force.
+    /// Follows its map, and connects again when the stream ends.
     pub(super) async fn follow(
         self,
         way: Way,
@@ -293,16 +343,41 @@ impl Agent {
     ) -> Result<()> {
         let tls = connector(way.http2)?;
         let mut map = held;
+        let mut tries = 0;
+        loop {
+            let mut is_first = true;
+            let followed = self.follow_once(&way, &tls, &mut map, &mut is_first, &events);
+            let Err(error) = followed.await else {
+                return Ok(());
+            };
+            // It was connected for a while.
+            if !is_first {
+                tries = 0;
+            }
+            tries += 1;
+            way.pause(tries, error).await?;
+        }
+    }
+
+    /// Does what an agent does when it connects: tells of its host, asks for its map, follows it
+    /// until the stream ends, and reports each map as put in force.
+    async fn follow_once(
+        &self,
+        way: &Way,
+        tls: &TlsConnector,
+        map: &mut Option<NetworkMap>,
+        is_first: &mut bool,
+        events: &mpsc::Sender<Event>,
+    ) -> Result<()> {
         let request = MapRequest {
             held: map.as_ref().map(|map| map.generation),
             digest: map.as_ref().and_then(NetworkMap::digest),
         };
-        let mut connection = self.connect(&way, &tls).await?;
+        let mut connection = self.connect(way, tls).await?;
         self.tell_host(&mut connection).await?;
         let answer = self.ask(&mut connection, MAP_PATH, &request).await?;
         let mut stream = answer.into_body();
         let mut line = Vec::new();
-        let mut is_first = true;
         loop {
             let frame = stream.frame().await.context("the map stream ended")??;
             let Ok(data) = frame.into_data() else {
@@ -315,7 +390,7 @@ impl Agent {
             let at = Instant::now();
             let is_news = match serde_json::from_slice(&line)? {
                 StreamMessage::Full { map: full } => {
-                    map = Some(*full);
+                    *map = Some(*full);
                     true
                 }
                 StreamMessage::Delta { delta } => {
@@ -328,7 +403,7 @@ impl Agent {
             };
             let map = map.clone().context("a heartbeat without a map")?;
             let generation = map.generation;
-            let reports = is_news || is_first;
+            let reports = is_news || *is_first;
             let received = Event::Received {
                 agent: self.number,
                 at,
@@ -337,13 +412,14 @@ impl Agent {
                 reports,
             };
             line = Vec::new();
-            is_first = false;
+            *is_first = false;
             if events.send(received).await.is_err() {
                 return Ok(());
             }
             if reports {
-                self.report(&way, &tls, &mut connection, generation).await?;
+                let reported = self.report(way, tls, &mut connection, generation).await;
                 events.send(Event::Reported).await.ok();
+                reported?;
             }
         }
     }
@@ -363,7 +439,10 @@ impl Agent {
         if way.http2 {
             return self.tell(connection, REPORT_PATH, &report).await;
         }
+        let turn = way.reports.acquire().await?;
         let mut beside = self.connect(way, tls).await?;
-        self.tell(&mut beside, REPORT_PATH, &report).await
+        let told = self.tell(&mut beside, REPORT_PATH, &report).await;
+        drop(turn);
+        told
     }
 }

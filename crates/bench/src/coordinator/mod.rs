@@ -47,6 +47,7 @@ struct Measured {
     hub: Vec<Spent>,
     storm: Spent,
     full_storm: Spent,
+    tried_again: usize,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
@@ -126,6 +127,7 @@ async fn measure(agents: usize, http2: bool) -> Result<Measured> {
         hub,
         storm,
         full_storm,
+        tried_again: world.tried_again(),
     })
 }
 
@@ -246,6 +248,8 @@ impl Measured {
         let bytes = precise(self.storm.bytes);
         let what = at("bytes of maps sent for that; the yardstick is each agent's full map");
         figures.push(Figure::new(what, bytes, "B").against(precise(self.full_storm.bytes), 10.0));
+        let again = at("times that agents were sent away or cut off in all of this");
+        figures.push(Figure::new(again, precise(self.tried_again), "times"));
         figures.push(Figure::time(
             at("enrolling one after the other in 16 lanes, for each"),
             self.join_each,

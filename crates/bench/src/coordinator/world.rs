@@ -8,7 +8,7 @@ use super::{
 use anyhow::{Context as _, Result, bail};
 use std::{
     collections::BTreeSet,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 use tokio::{
@@ -76,10 +76,7 @@ impl World {
             .collect();
         let (sender, events) = mpsc::channel(EVENTS);
         let world = Self {
-            way: Way {
-                server: server.address,
-                http2,
-            },
+            way: Way::new(server.address, http2),
             auth_key,
             maps: vec![None; agents.len()],
             agents,
@@ -204,6 +201,11 @@ impl World {
         while self.events.try_recv().is_ok() {}
         // The coordinator notices.
         sleep(Duration::from_secs(2)).await;
+    }
+
+    /// How often agents were sent away or lost their connection, and tried again.
+    pub(super) fn tried_again(&self) -> usize {
+        self.way.tried_again.load(Ordering::Relaxed)
     }
 
     /// No agent holds a map any more.

@@ -8,7 +8,7 @@ use crate::{
     store::{Actor, AuditEntry, PolicyRow, StoreError, Tx},
 };
 use serde_json::json;
-use std::cmp::Reverse;
+use std::{cmp::Reverse, sync::Arc};
 use weir_netmap::NetworkState;
 use weir_policy::{Diagnostic, Policy, render};
 use weir_protocol::ErrorCode;
@@ -199,12 +199,25 @@ async fn save(
     check_revision(before.as_ref(), change.if_revision)?;
     let version = before.as_ref().map(|row| versions::of_policy(row.revision));
     change.expected.check(version.as_deref())?;
-    let state = snapshot::read(&mut tx, clock::now()).await?;
-    weir_netmap::verify(&state, &policy).map_err(|findings| {
+    // Nobody else changes the network while this change has its turn.
+    let revision = tx.revision().await?;
+    let tried = coordinator.engine.ask_at(revision, |network| {
+        let tested = network.verify(&policy);
+        tested.map(|()| policy.warnings(network.directory()))
+    });
+    let tried = match tried {
+        Some(tried) => tried,
+        None => {
+            let state = snapshot::read(&mut tx, clock::now()).await?;
+            let tested = weir_netmap::verify(&state, &policy);
+            tested.map(|()| warnings(&policy, &state))
+        }
+    };
+    let warnings = tried.map_err(|findings| {
         let detail = "the policy does not pass its own tests, and nothing was changed";
         Refusal::policy(detail, findings, text, source)
     })?;
-    let warnings = render(&warnings(&policy, &state), text, source);
+    let warnings = render(&warnings, text, source);
     let unchanged = before.as_ref().filter(|before| before.text == text);
     if let Some(same) = unchanged {
         return Ok(api::SetPolicyDone {
@@ -225,6 +238,7 @@ async fn save(
     let was = before.map(|row| json!({ "revision": row.revision, "text": row.text }));
     let is = json!({ "revision": revision, "text": text, "note": change.note });
     tx.record(entry, was.as_ref(), Some(&is)).await?;
+    coordinator.engine.offer_policy(text, Arc::new(policy));
     tx.commit().await?;
     publish(coordinator).await;
     Ok(api::SetPolicyDone {

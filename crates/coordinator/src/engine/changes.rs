@@ -1,6 +1,6 @@
 //! From "these rows were changed" to changes of the network.
 
-use super::policy::{self, PolicyInForce};
+use super::policy::{self, Offered, PolicyInForce};
 use crate::{
     snapshot,
     store::{Changes, StoreError, Tx},
@@ -30,6 +30,7 @@ impl Read {
     pub(super) async fn of(
         changes: &Changes,
         in_force: &PolicyInForce,
+        offered: &Offered,
         tx: &mut Tx,
         now: i64,
     ) -> Result<Self, StoreError> {
@@ -52,7 +53,7 @@ impl Read {
             }
         }
         if changes.everything || changes.policy {
-            read.policy = Some(policy::newest_valid(tx, in_force).await?);
+            read.policy = Some(policy::newest_valid(tx, in_force, offered).await?);
         }
         Ok(read)
     }

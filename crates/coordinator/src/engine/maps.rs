@@ -14,6 +14,7 @@ use std::{
 use tokio::sync::watch;
 use weir_netmap::{LiveNetwork, MapHistory, NetworkChange, Since, Touched};
 use weir_overlay::{Generation, NodeId};
+use weir_policy::Policy;
 use weir_protocol::{MapDelta, MapRequest, NetworkMap, StreamMessage};
 
 /// How many peers are remembered of all maps together, at 16 bytes each: 256 MiB. In a network
@@ -144,6 +145,9 @@ impl Maps {
         changes: Vec<NetworkChange>,
         generation: Generation,
     ) -> BTreeSet<NodeId> {
+        if let [NetworkChange::Policy(policy)] = changes.as_slice() {
+            return self.replace_policy(policy, generation);
+        }
         let mut network = self.now().network.clone();
         let touched = apply(&mut network, changes);
         let mut now = self.now_mut();
@@ -153,6 +157,18 @@ impl Maps {
         drop(now);
         // Taking down a large network takes a while, too: not while others wait.
         drop(before);
+        touched.nodes().collect()
+    }
+
+    fn replace_policy(&self, policy: &Arc<Policy>, generation: Generation) -> BTreeSet<NodeId> {
+        let mut prepared = self.now().network.prepare(Arc::clone(policy));
+        let mut now = self.now_mut();
+        now.generation = generation;
+        let touched = now.network.put_in_force(&mut prepared);
+        self.mark(&touched);
+        drop(now);
+        // As above.
+        drop(prepared);
         touched.nodes().collect()
     }
 
@@ -406,7 +422,6 @@ mod tests {
     use super::*;
     use weir_netmap::{KeyLife, NetworkState, Node, apply};
     use weir_overlay::NodePublicKey;
-    use weir_policy::Policy;
     use weir_protocol::HostInfo;
 
     const HUB: NodeId = NodeId(1);

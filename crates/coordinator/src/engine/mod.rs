@@ -31,11 +31,12 @@ use crate::{
 use changes::{Read, is_relay};
 use expiry::Expiries;
 use ipnet::IpNet;
+use policy::Offered;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -46,6 +47,7 @@ use tokio::{
 };
 use weir_netmap::{LiveNetwork, NetworkChange};
 use weir_overlay::{Generation, NodeId};
+use weir_policy::Policy;
 use weir_protocol::{MapRequest, RouteStatus};
 
 /// How often the task looks by itself: for relays that went away, for what is to be forgotten.
@@ -65,6 +67,9 @@ pub(crate) struct Engine {
     maps: Arc<Maps>,
     /// Whether a new number for maps is wanted, even if nothing changed.
     number_wanted: Arc<AtomicBool>,
+    offered: Offered,
+    /// The revision that the network was read at last.
+    at_revision: Arc<AtomicU64>,
     figures: Arc<NetworkFigures>,
 }
 
@@ -105,7 +110,8 @@ impl Engine {
             let mut tx = store.read().await?;
             let revision = tx.revision().await?;
             let state = snapshot::read(&mut tx, clock.now(clock::reading())).await?;
-            let in_force = policy::newest_valid(&mut tx, &PolicyInForce::default()).await?;
+            let none = (PolicyInForce::default(), Offered::default());
+            let in_force = policy::newest_valid(&mut tx, &none.0, &none.1).await?;
             drop(tx);
             // What was stored last may not have been told to anybody: it needs a number of its own.
             if let Some(generation) = next_number(&store, revision).await? {
@@ -119,6 +125,8 @@ impl Engine {
         let (done_sender, done) = watch::channel(0);
         let (policy_sender, policy) = watch::channel(Arc::new(in_force));
         let number_wanted = Arc::default();
+        let offered = Offered::default();
+        let at_revision = Arc::new(AtomicU64::new(0));
         let figures: Arc<NetworkFigures> = Arc::default();
         let relays = maps.ask(|network| {
             let nodes = network.state().nodes.values();
@@ -134,6 +142,8 @@ impl Engine {
             maps: Arc::clone(&maps),
             policy: policy_sender,
             number_wanted: Arc::clone(&number_wanted),
+            offered: offered.clone(),
+            at_revision: Arc::clone(&at_revision),
             figures: Arc::clone(&figures),
             clock,
             expiries,
@@ -153,6 +163,8 @@ impl Engine {
             policy,
             maps,
             number_wanted,
+            offered,
+            at_revision,
             figures,
         };
         Ok((engine, task, wanted_seen, done_sender))
@@ -222,6 +234,23 @@ impl Engine {
         self.maps.ask(|network| network.network().routes(node))
     }
 
+    /// Asks the network, if it is that of a revision. It stays so for as long as the caller keeps
+    /// the network from being changed.
+    #[must_use]
+    pub(crate) fn ask_at<T>(
+        &self,
+        revision: u64,
+        question: impl FnOnce(&LiveNetwork) -> T,
+    ) -> Option<T> {
+        let is_now = self.at_revision.load(Ordering::Acquire) == revision;
+        is_now.then(|| self.maps.ask(question))
+    }
+
+    /// A policy that is about to be stored, so that its text need not be read again.
+    pub(crate) fn offer_policy(&self, text: &str, policy: Arc<Policy>) {
+        self.offered.set(text, policy);
+    }
+
     /// What was measured.
     pub(crate) fn figures(&self) -> &NetworkFigures {
         &self.figures
@@ -237,8 +266,10 @@ impl Engine {
     #[must_use]
     pub(crate) fn policy_status(&self) -> PolicyStatus {
         let in_force = self.policy();
-        let directory = self.maps.ask(|network| network.state().directory());
-        let warnings = in_force.policy.warnings(&directory);
+        let policy = &in_force.policy;
+        let warnings = self
+            .maps
+            .ask(|network| policy.warnings(network.directory()));
         PolicyStatus {
             warnings: warnings.iter().map(ToString::to_string).collect(),
             ..in_force.status.clone()
@@ -288,6 +319,8 @@ struct Task {
     maps: Arc<Maps>,
     policy: watch::Sender<Arc<PolicyInForce>>,
     number_wanted: Arc<AtomicBool>,
+    offered: Offered,
+    at_revision: Arc<AtomicU64>,
     figures: Arc<NetworkFigures>,
     /// What keys of nodes expire by.
     clock: SteadyClock,
@@ -383,12 +416,24 @@ impl Task {
         let in_force = Arc::clone(&self.policy.borrow());
         let mut tx = self.store.read().await?;
         let revision = tx.revision().await?;
-        let own = &self.unread.revisions;
-        self.unread.everything |= (self.revision + 1..=revision).any(|one| !own.contains(&one));
+        // What was changed since the first look; some of it may be of a later revision than is read.
+        let mut late = self.store.take_changes();
+        if !self.store.is_shared() && self.misses(revision, &late) {
+            // Nobody else changes anything: it is about to be told.
+            self.store.settle().await?;
+            late.merge(self.store.take_changes());
+        }
+        self.unread.everything |= self.misses(revision, &late);
+        self.unread.merge(late.clone());
         let mut read = {
             let now = self.clock.now(clock::reading());
-            Read::of(&self.unread, &in_force, &mut tx, now).await?
+            Read::of(&self.unread, &in_force, &self.offered, &mut tx, now).await?
         };
+        if self.store.machines_are_behind(revision) {
+            let nodes = tx.nodes().await?;
+            let routes = tx.routes().await?;
+            tx.keep_machines(&nodes, &routes).await?;
+        }
         let asked = self.relays.iter().copied().chain(read.nodes()).collect();
         let mut absent = match self.store.is_shared() {
             true => tx.absent_nodes().await?,
@@ -408,14 +453,25 @@ impl Task {
             }
             self.number_wanted.store(false, Ordering::Relaxed);
         }
-        self.unread = Changes::default();
+        let is_read = late.revisions.last().is_some_and(|last| *last <= revision);
+        self.unread = match is_read {
+            true => Changes::default(),
+            false => late,
+        };
         self.revision = revision;
+        self.at_revision.store(revision, Ordering::Release);
         absent.retain(|node| self.relays.contains(node));
         self.absent = absent;
         if let Some(policy) = policy {
             self.policy.send_replace(Arc::new(policy));
         }
         Ok(Made::Newest)
+    }
+
+    /// Whether a revision since the one that was read last was made by somebody else.
+    fn misses(&self, revision: u64, late: &Changes) -> bool {
+        let known = [&self.unread.revisions, &late.revisions];
+        (self.revision + 1..=revision).any(|one| known.iter().all(|own| !own.contains(&one)))
     }
 
     /// Changes the network.

@@ -4,7 +4,7 @@ use crate::{
     api::PolicyStatus,
     store::{StoreError, Tx},
 };
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use weir_policy::{Policy, render};
 
 /// How far back a valid policy is looked for. `policy set` stores valid ones only, so more than
@@ -29,11 +29,33 @@ impl Default for PolicyInForce {
     }
 }
 
+/// A policy that whoever stores it has parsed already.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Offered(Arc<Mutex<Option<(String, Arc<Policy>)>>>);
+
+impl Offered {
+    fn lock(&self) -> MutexGuard<'_, Option<(String, Arc<Policy>)>> {
+        // Replaced as a whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// This text is about to be the newest.
+    pub(super) fn set(&self, text: &str, policy: Arc<Policy>) {
+        *self.lock() = Some((text.to_owned(), policy));
+    }
+
+    fn take(&self, text: &str) -> Option<Arc<Policy>> {
+        let offered = self.lock().take_if(|(offered, _)| offered == text);
+        offered.map(|(_, policy)| policy)
+    }
+}
+
 /// Goes back from the newest stored policy to the first that is valid. Without any, nothing is
 /// granted. `before` is what was in force until now: it is not parsed again.
 pub(super) async fn newest_valid(
     tx: &mut Tx,
     before: &PolicyInForce,
+    offered: &Offered,
 ) -> Result<PolicyInForce, StoreError> {
     let mut bad_revisions = Vec::new();
     // Nearly always the newest one is valid: do not read the texts of the others.
@@ -44,6 +66,8 @@ pub(super) async fn newest_valid(
             }
             let parsed = if before.status.revision == Some(row.revision) {
                 Ok(Arc::clone(&before.policy))
+            } else if let Some(policy) = offered.take(&row.text) {
+                Ok(policy)
             } else {
                 Policy::parse(&row.text).map(Arc::new)
             };

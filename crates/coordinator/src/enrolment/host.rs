@@ -2,7 +2,6 @@
 
 use super::Sender;
 use crate::{
-    addresses::free_name,
     refusal::Refusal,
     store::{Actor, AuditEntry, NodeRow, RouteRow, Tx},
 };
@@ -138,10 +137,7 @@ pub(super) async fn store_host(
     let name = if node.named_by_admin || host.hostname == node.host.hostname {
         node.name.clone()
     } else {
-        let all = tx.names_and_addresses().await?;
-        let mut names: BTreeSet<_> = all.into_iter().map(|(name, ..)| name).collect();
-        names.remove(&node.name);
-        free_name(&host.hostname, &names)
+        tx.free_name(&host.hostname, Some(&node.name)).await?
     };
     tx.update_node_host(node.id, &name, host, sender.address)
         .await?;

@@ -17,10 +17,9 @@ use host::{check_host, is_known, store_host};
 
 use crate::{
     Coordinator,
-    addresses::{free_name, lowest_free},
     group_commit::Note,
     refusal::Refusal,
-    store::{Actor, AuditEntry, AuthKeyRow, NewNode, NodeRow, Store, Tx},
+    store::{Actor, AuditEntry, AuthKeyRow, Machine, NewNode, NodeRow, Store, Tx},
 };
 use serde_json::json;
 use std::{collections::BTreeSet, net::IpAddr};
@@ -71,14 +70,13 @@ pub(crate) async fn register(
 /// [`Refusal`]; then nothing was changed.
 pub(crate) async fn update(
     store: &Store,
-    node: &NodeRow,
+    machine: &Machine,
     host: HostInfo,
     sender: Sender,
 ) -> Result<bool, Refusal> {
     check_host(&host)?;
     // Mostly there is no news, and nobody has to wait for a turn to hear that.
-    let known = store.read().await?.routes_of(node.id).await?;
-    if is_known(node, &known, &host, sender) {
+    if is_known(machine, &machine.routes, &host, sender) {
         return Ok(false);
     }
     let mut tx = store.write().await?;
@@ -218,11 +216,7 @@ pub(crate) async fn admit(
     check_node_key(tx, &stranger.node_key, &stranger.machine).await?;
     let tags = tags_of_new_node(policy, terms, &stranger.tags)?;
     let user = if tags.is_empty() { terms.user } else { None };
-    let nodes = tx.names_and_addresses().await?;
-    let taken = nodes.iter().map(|(_, ipv4, _)| *ipv4).collect();
-    let taken_v6 = nodes.iter().map(|(_, _, ipv6)| *ipv6).collect();
-    let names = nodes.into_iter().map(|(name, _, _)| name).collect();
-    let (ipv4, ipv6) = lowest_free(&taken, &taken_v6).ok_or_else(|| {
+    let (ipv4, ipv6) = tx.free_addresses().await?.ok_or_else(|| {
         Refusal::new(
             ErrorCode::Conflict,
             "all overlay addresses are taken: delete nodes that are gone (coordinator nodes list)",
@@ -231,7 +225,7 @@ pub(crate) async fn admit(
     let node = NewNode {
         machine_key: stranger.machine,
         node_key: stranger.node_key,
-        name: free_name(&stranger.host.hostname, &names),
+        name: tx.free_name(&stranger.host.hostname, None).await?,
         user,
         tags,
         ephemeral: terms.ephemeral,

@@ -7,7 +7,7 @@ use crate::{
     metrics::Unsigned,
     refusal::Refusal,
     replay::{ReplayError, Signer, forget_at},
-    store::NodeRow,
+    store::{Known, Machine},
 };
 use axum::{
     body::{Body, Bytes},
@@ -36,7 +36,7 @@ pub(super) struct SignedRequest<T> {
     /// The signature.
     pub(super) signed: Signed,
     /// The node that it is, when it is enrolled.
-    pub(super) node: Option<NodeRow>,
+    pub(super) node: Option<Arc<Machine>>,
     /// What it says.
     pub(super) body: T,
 }
@@ -62,13 +62,10 @@ impl<T: DeserializeOwned> FromRequest<Arc<Coordinator>> for SignedRequest<T> {
         let signed = verify(&headers, method, parts.uri.path(), &bytes, now)
             .inspect_err(|error| coordinator.metrics.refused(reason(error)))
             .map_err(refusal)?;
-        let mut tx = coordinator.store.read().await?;
-        let node = tx.node_by_machine(&signed.machine).await?;
-        let is_revoked = node.is_none() && tx.is_revoked(&signed.machine).await?;
-        drop(tx);
-        let signer = match node {
-            Some(_) => Signer::Known,
-            None => Signer::Stranger,
+        let mut known = coordinator.store.machine(&signed.machine).await?;
+        let signer = match known {
+            Known::Machine(_) => Signer::Known,
+            Known::Stranger { .. } => Signer::Stranger,
         };
         coordinator
             .replay
@@ -80,12 +77,15 @@ impl<T: DeserializeOwned> FromRequest<Arc<Coordinator>> for SignedRequest<T> {
                 });
             })
             .map_err(refuse)?;
-        if is_revoked {
-            return Err(enrolment::machine_revoked());
+        if let Known::Machine(machine) = known {
+            let revision = remember(coordinator, &signed).await?;
+            known = coordinator.store.confirm(machine, revision).await?;
         }
-        if node.is_some() {
-            remember(coordinator, &signed).await?;
-        }
+        let node = match known {
+            Known::Machine(machine) => Some(machine),
+            Known::Stranger { is_revoked: false } => None,
+            Known::Stranger { is_revoked: true } => return Err(enrolment::machine_revoked()),
+        };
         let body = serde_json::from_slice(&bytes).map_err(|error| {
             bad_request(&format!(
                 // Not the parser's own words: they quote the request, which may hold an auth key.
@@ -109,15 +109,17 @@ impl<T: DeserializeOwned> FromRequest<Arc<Coordinator>> for SignedRequest<T> {
 }
 
 /// Remembers, across a restart and for other coordinators on the same database, that this
-/// signature was accepted. Refuses one that is remembered already.
-pub(super) async fn remember(coordinator: &Coordinator, signed: &Signed) -> Result<(), Refusal> {
+/// signature was accepted. Refuses one that is remembered already. Gives the revision of the network
+/// when it was done.
+pub(super) async fn remember(coordinator: &Coordinator, signed: &Signed) -> Result<u64, Refusal> {
     let note = Note::Signature {
         machine: signed.machine,
         nonce: signed.nonce.clone(),
         forget_at: forget_at(signed),
     };
-    if coordinator.signatures.store(note).await? {
-        return Ok(());
+    let stored = coordinator.signatures.store(note).await?;
+    if stored.is_news {
+        return Ok(stored.revision);
     }
     coordinator.metrics.refused(Unsigned::Replayed);
     Err(refuse(ReplayError::Replayed))

@@ -116,7 +116,10 @@ impl Store {
     ) -> Result<Restored, BackupError> {
         let pool = open_existing_file(from).await?;
         let source = Self {
-            pool: Pool::Sqlite(pool),
+            pool: Pool::Sqlite(pool.clone()),
+            writers: Pool::Sqlite(pool),
+            machines: super::machines::Machines::default(),
+            lowest_address: std::sync::Arc::default(),
             writer: std::sync::Arc::default(),
             changes: std::sync::Arc::default(),
             figures: std::sync::Arc::default(),
@@ -167,6 +170,7 @@ impl Store {
             .await?;
         let (nodes,): (i64,) = fetch_one!(to, "count the nodes", "SELECT count(*) FROM nodes")?;
         to.changes.everything = true;
+        to.frees_addresses();
         to.commit().await?;
         Ok(Restored {
             kept: keep,

@@ -19,9 +19,11 @@ mod dialect;
 #[cfg(test)]
 mod faults;
 mod idempotency;
+mod machines;
 mod maps;
 mod nodes;
 mod open;
+mod places;
 mod policies;
 mod route_egress;
 mod routes;
@@ -38,6 +40,7 @@ pub use database::{Database, DatabaseUrlError};
 #[cfg(test)]
 pub(crate) use faults::{CommitFault, Faults};
 pub use idempotency::{Claim, Claimed};
+pub use machines::{Known, Machine};
 pub use open::OpenError;
 pub use routes::Decision;
 pub use rows::{
@@ -47,11 +50,12 @@ pub use rows::{
 
 use crate::metrics::StoreFigures;
 use dialect::{Inner, fetch_one};
+use machines::Machines;
 use sqlx::{PgPool, SqlitePool};
 use std::{
     fmt,
     str::FromStr,
-    sync::{Arc, PoisonError},
+    sync::{Arc, PoisonError, atomic::AtomicU32},
     time::{Duration, Instant},
 };
 use tokio::{
@@ -75,12 +79,18 @@ const WRITE_DEADLINE: Duration = Duration::from_secs(30);
 /// The database. Cheap to clone: clones share the connections.
 #[derive(Clone)]
 pub struct Store {
+    /// For reading.
     pool: Pool,
+    /// For changing: whoever has the turn never waits for those who read.
+    writers: Pool,
     /// Writers queue here, first come first served, and not inside the database: there each would
     /// hold a connection that readers need, and whoever waits longest could be starved.
     writer: Arc<Mutex<()>>,
     /// What was changed since somebody asked.
     changes: SharedChanges,
+    machines: Machines,
+    /// All numbers of addresses below are taken; 0 when that is not known.
+    lowest_address: Arc<AtomicU32>,
     figures: Arc<StoreFigures>,
     #[cfg(test)]
     faults: Arc<Faults>,
@@ -183,11 +193,15 @@ pub struct Tx {
     changes: Changes,
     /// Where that is told once it is committed.
     told: SharedChanges,
+    machines: Machines,
+    lowest_address: Arc<AtomicU32>,
     /// When it began, or got its turn.
     begun: Instant,
     figures: Arc<StoreFigures>,
     /// The newest entry that was written to the audit log.
     recorded: Option<AuditHead>,
+    /// Whether it can change nothing.
+    only_reads: bool,
     /// Whether the claim of the request that is being worked on is stored.
     claimed: bool,
     #[cfg(test)]
@@ -220,7 +234,10 @@ impl Store {
         };
         let inner = inner.map_err(StoreError::doing("begin to read the database"))?;
         self.figures.begin.note(started.elapsed());
-        Ok(self.begun(inner, None))
+        Ok(Tx {
+            only_reads: true,
+            ..self.begun(inner, None)
+        })
     }
 
     /// Begins a change. Changes run one after the other, also those of other coordinators on the
@@ -235,7 +252,7 @@ impl Store {
         let turn = timeout(WRITE_DEADLINE, Arc::clone(&self.writer).lock_owned())
             .await
             .map_err(|_| StoreError::Busy)?;
-        let inner = match &self.pool {
+        let inner = match &self.writers {
             // A transaction that starts by reading and then writes could be refused half-way.
             Pool::Sqlite(pool) => pool.begin_with("BEGIN IMMEDIATE").await.map(Inner::Sqlite),
             Pool::Postgres(pool) => pool.begin().await.map(Inner::Postgres),
@@ -259,7 +276,7 @@ impl Store {
     /// # Errors
     /// As [`Self::write`].
     pub async fn note(&self) -> Result<Tx, StoreError> {
-        let Pool::Postgres(pool) = &self.pool else {
+        let Pool::Postgres(pool) = &self.writers else {
             return self.write().await;
         };
         self.may_begin().await?;
@@ -295,6 +312,8 @@ impl Store {
         let faults = Arc::new(self.faults.shared());
         let store = Self {
             changes: Arc::default(),
+            machines: Machines::default(),
+            lowest_address: Arc::default(),
             figures: Arc::default(),
             faults: Arc::clone(&faults),
             ..self.clone()
@@ -302,14 +321,27 @@ impl Store {
         (store, faults)
     }
 
+    /// Waits until the change that is being made here, if there is one, is told to those who make
+    /// maps.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub async fn settle(&self) -> Result<(), StoreError> {
+        let turn = timeout(WRITE_DEADLINE, self.writer.lock()).await;
+        turn.map(drop).map_err(|_| StoreError::Busy)
+    }
+
     fn begun(&self, inner: Inner, turn: Option<OwnedMutexGuard<()>>) -> Tx {
         Tx {
             inner,
             changes: Changes::default(),
             told: Arc::clone(&self.changes),
+            machines: self.machines.clone(),
+            lowest_address: Arc::clone(&self.lowest_address),
             begun: Instant::now(),
             figures: Arc::clone(&self.figures),
             recorded: None,
+            only_reads: false,
             claimed: false,
             #[cfg(test)]
             faults: Arc::clone(&self.faults),
@@ -324,9 +356,11 @@ impl Store {
 
     /// Closes the connections, so that nothing is left in the write-ahead log.
     pub async fn close(&self) {
-        match &self.pool {
-            Pool::Sqlite(pool) => pool.close().await,
-            Pool::Postgres(pool) => pool.close().await,
+        for pool in [&self.pool, &self.writers] {
+            match pool {
+                Pool::Sqlite(pool) => pool.close().await,
+                Pool::Postgres(pool) => pool.close().await,
+            }
         }
     }
 }
@@ -352,6 +386,7 @@ impl Tx {
     /// database was saying that it is done.
     pub async fn commit(mut self) -> Result<(), StoreError> {
         let changed = !self.changes.is_empty();
+        let mut revision = None;
         if changed {
             let (number,): (i64,) = fetch_one!(
                 self,
@@ -360,6 +395,7 @@ impl Tx {
             )?;
             let number = unsigned("revision of the network", number)?;
             self.changes.revisions.insert(number);
+            revision = Some(number);
             self.notify().await?;
         }
         #[cfg(not(test))]
@@ -370,7 +406,11 @@ impl Tx {
             // It may have happened or not; then the next change, of whomever, has its number.
             self.changes.revisions.clear();
         }
-        if changed {
+        if let Some(revision) = revision {
+            match &committed {
+                Ok(()) => self.machines.changed(revision, &self.changes),
+                Err(_) => self.machines.forget(),
+            }
             let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
             told.merge(self.changes);
         }

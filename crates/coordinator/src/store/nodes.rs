@@ -441,6 +441,7 @@ impl Tx {
         ipv6: Ipv6Addr,
     ) -> Result<(), StoreError> {
         self.changes.nodes.insert(id);
+        self.frees_addresses();
         execute!(
             self,
             "store the addresses of a node",
@@ -567,6 +568,7 @@ impl Tx {
     /// [`StoreError`].
     pub async fn delete_node(&mut self, id: NodeId) -> Result<(), StoreError> {
         self.changes.nodes.insert(id);
+        self.frees_addresses();
         execute!(
             self,
             "delete a node",

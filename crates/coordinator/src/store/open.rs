@@ -1,6 +1,6 @@
 //! Opening the database: created when missing, backed up before it is upgraded.
 
-use super::{BackupError, Database, Pool, Store, StoreError, WRITE_DEADLINE};
+use super::{BackupError, Database, Pool, Store, StoreError, WRITE_DEADLINE, machines::Machines};
 use sqlx::{
     AssertSqlSafe, Connection, PgPool, SqlitePool,
     migrate::{MigrateError, Migrator},
@@ -21,6 +21,11 @@ static POSTGRES_MIGRATIONS: Migrator = sqlx::migrate!("./migrations/postgres");
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a request waits for a connection to a server that may be gone.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+/// How many read at a time.
+const READERS: u32 = 8;
+/// How many change something in PostgreSQL at a time: one has the turn, the others note what
+/// concerns nobody else.
+const POSTGRES_WRITERS: u32 = 4;
 /// How PostgreSQL ends what takes too long, as settings of each session: a coordinator that hangs
 /// in the middle of a change must not hold up the others for ever.
 const SESSION: [(&str, &str); 3] = [
@@ -105,12 +110,21 @@ impl Store {
     /// # Errors
     /// [`OpenError`].
     pub async fn open(database: &Database) -> Result<Self, OpenError> {
-        let pool = match database {
-            Database::File(path) => Pool::Sqlite(open_file(path).await?),
-            Database::Postgres(options) => Pool::Postgres(connect(database, options).await?),
+        let (pool, writers) = match database {
+            Database::File(path) => {
+                let (readers, writers) = open_file(path).await?;
+                (Pool::Sqlite(readers), Pool::Sqlite(writers))
+            }
+            Database::Postgres(options) => {
+                let (readers, writers) = connect(database, options).await?;
+                (Pool::Postgres(readers), Pool::Postgres(writers))
+            }
         };
         let store = Self {
             pool,
+            writers,
+            machines: Machines::default(),
+            lowest_address: Arc::default(),
             writer: Arc::default(),
             changes: Arc::default(),
             figures: Arc::default(),
@@ -142,7 +156,8 @@ fn newest(migrations: &Migrator) -> i64 {
         .unwrap_or(0)
 }
 
-async fn open_file(path: &Path) -> Result<SqlitePool, OpenError> {
+/// The connections for reading, and the one for changing.
+async fn open_file(path: &Path) -> Result<(SqlitePool, SqlitePool), OpenError> {
     let failed = |source| OpenError::Open {
         path: path.to_owned(),
         source,
@@ -156,17 +171,18 @@ async fn open_file(path: &Path) -> Result<SqlitePool, OpenError> {
         // FULL makes every change durable, and changes are rare.
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(BUSY_TIMEOUT);
-    let pool = SqlitePoolOptions::new()
-        .max_connections(8)
-        .acquire_timeout(WRITE_DEADLINE)
-        // When a commit fails because the disk is full, SQLite has ended the transaction and sqlx
-        // counts it as open for ever: such a connection could change nothing any more.
-        .before_acquire(|connection, _| {
-            Box::pin(async move { Ok(!connection.is_in_transaction()) })
-        })
-        .connect_with(options)
-        .await
-        .map_err(failed)?;
+    let connections = |most| {
+        SqlitePoolOptions::new()
+            .max_connections(most)
+            .acquire_timeout(WRITE_DEADLINE)
+            // When a commit fails because the disk is full, SQLite has ended the transaction and
+            // sqlx counts it as open for ever: such a connection could change nothing any more.
+            .before_acquire(|connection, _| {
+                Box::pin(async move { Ok(!connection.is_in_transaction()) })
+            })
+            .connect_with(options.clone())
+    };
+    let pool = connections(READERS).await.map_err(failed)?;
     let known = newest(&SQLITE_MIGRATIONS);
     match schema_of_file(&pool).await.map_err(failed)? {
         Some(found) if found > known => {
@@ -184,10 +200,16 @@ async fn open_file(path: &Path) -> Result<SqlitePool, OpenError> {
         database: path.display().to_string(),
         source,
     })?;
-    Ok(pool)
+    // One changes at a time.
+    let writers = connections(1).await.map_err(failed)?;
+    Ok((pool, writers))
 }
 
-async fn connect(database: &Database, options: &PgConnectOptions) -> Result<PgPool, OpenError> {
+/// The connections for reading, and those for changing.
+async fn connect(
+    database: &Database,
+    options: &PgConnectOptions,
+) -> Result<(PgPool, PgPool), OpenError> {
     let failed = |source| OpenError::Connect {
         database: database.to_string(),
         source,
@@ -196,10 +218,13 @@ async fn connect(database: &Database, options: &PgConnectOptions) -> Result<PgPo
         .clone()
         .application_name("weir-coordinator")
         .options(SESSION);
-    let pool = PgPoolOptions::new()
-        .max_connections(8)
-        .acquire_timeout(CONNECT_DEADLINE)
-        .connect_with(options)
+    let connections = |most| {
+        PgPoolOptions::new()
+            .max_connections(most)
+            .acquire_timeout(CONNECT_DEADLINE)
+    };
+    let pool = connections(READERS)
+        .connect_with(options.clone())
         .await
         .map_err(failed)?;
     let known = newest(&POSTGRES_MIGRATIONS);
@@ -216,7 +241,10 @@ async fn connect(database: &Database, options: &PgConnectOptions) -> Result<PgPo
         database: database.to_string(),
         source,
     })?;
-    Ok(pool)
+    Ok((
+        pool,
+        connections(POSTGRES_WRITERS).connect_lazy_with(options),
+    ))
 }
 
 /// The schema version in the file; none when it is new.
@@ -373,7 +401,10 @@ mod tests {
         let first = SQLITE_MIGRATIONS.iter().take(1).cloned().collect();
         Migrator::with_migrations(first).run(&pool).await.unwrap();
         let store = Store {
-            pool: Pool::Sqlite(pool),
+            pool: Pool::Sqlite(pool.clone()),
+            writers: Pool::Sqlite(pool),
+            machines: Machines::default(),
+            lowest_address: Arc::default(),
             writer: Arc::default(),
             changes: Arc::default(),
             figures: Arc::default(),

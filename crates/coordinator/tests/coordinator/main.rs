@@ -66,6 +66,8 @@ mod slow;
 #[cfg(test)]
 mod store_of_accounts;
 #[cfg(test)]
+mod store_of_machines;
+#[cfg(test)]
 mod store_of_requests;
 #[cfg(test)]
 mod store_of_routes;

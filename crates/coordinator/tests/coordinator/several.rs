@@ -17,9 +17,10 @@ use std::{
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 use weir_coordinator::store::Store;
-use weir_overlay::{Generation, NodeId};
+use weir_overlay::{Generation, NodeId, NodePrivateKey};
 use weir_protocol::{
-    MAP_PATH, MapRequest, NetworkMap, RouteState, StreamMessage, UPDATE_PATH, UpdateRequest,
+    ErrorCode, MAP_PATH, MapRequest, NetworkMap, REGISTER_PATH, RegisterResponse, RouteState,
+    StreamMessage, UPDATE_PATH, UpdateRequest,
 };
 
 /// Longer than anything here may take, on a busy machine.
@@ -351,6 +352,48 @@ async fn until_shown(server: &TestServer, node: &str) {
             "{node} is not shown as connected"
         );
         sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test]
+async fn who_is_removed_at_one_is_refused_by_the_other_at_once() {
+    let database = postgres::database().await;
+    let one = TestServer::start_on(database.clone()).await;
+    let other = one.start_beside(database.clone()).await;
+    let mut agents = Vec::new();
+    for name in ["deleted", "revoked", "rotated"] {
+        let mut agent = Agent::new(&one, name);
+        agent.join(&one.key("alice").await).await.unwrap();
+        agent.address = other.address;
+        // The other one knows it from here on.
+        agent.update().await.unwrap();
+        agents.push(agent);
+    }
+    one.json(&["nodes", "delete", "deleted"]).await;
+    let refused = agents[0].update().await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::NotEnrolled);
+    one.json(&["nodes", "revoke", "revoked"]).await;
+    let refused = agents[1].update().await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::MachineRevoked);
+    // Whoever has a new key is known by it, and stays who it is.
+    let rotated = &mut agents[2];
+    rotated.address = one.address;
+    rotated.node_key = NodePrivateKey::from_bytes([77; 32]).public();
+    let request = rotated.join_request(None, &[]);
+    let renewed: RegisterResponse = rotated.call(REGISTER_PATH, &request).await.unwrap();
+    rotated.address = other.address;
+    rotated.update().await.unwrap();
+    let again: RegisterResponse = rotated.call(REGISTER_PATH, &request).await.unwrap();
+    assert_eq!((again.node_id, again.enrolled), (renewed.node_id, false));
+    // One that was just started takes nobody for another either.
+    let third = one.start_beside(database).await;
+    for (agent, expected) in agents.iter_mut().zip([
+        Some(ErrorCode::NotEnrolled),
+        Some(ErrorCode::MachineRevoked),
+        None,
+    ]) {
+        agent.address = third.address;
+        assert_eq!(agent.update().await.err().map(|error| error.code), expected);
     }
 }
 
