@@ -184,43 +184,28 @@ impl LiveNetwork {
             let directory = self.state.directory();
             with_routes(directory, approved)
         });
-        let replacement = self.policy.prepare(Arc::clone(&policy), directory);
-        let (old, new) = (self.compiled(), replacement.compiled());
-        let mut touched = replacement.changed().clone();
-        let (approved, relays) = match &routes {
-            Some((approved, relays)) => (approved, relays),
-            None => (&self.approved, &self.relays),
-        };
-        if routes.is_some() {
-            for route in relays.that_differ(&self.relays) {
-                touched.extend(relays.of_route(&route));
-                touched.extend(self.relays.of_route(&route));
-                touched.extend(new.users_of_route(&route));
+        let replacement = self.policy.prepare(policy, directory);
+        let mut touched = BTreeSet::new();
+        if let Some(new) = replacement.compiled() {
+            let old = self.compiled();
+            if let Some((_, relays)) = &routes {
+                for route in relays.that_differ(&self.relays) {
+                    touched.extend(relays.of_route(&route));
+                    touched.extend(self.relays.of_route(&route));
+                    touched.extend(new.users_of_route(&route));
+                }
             }
-        }
-        // Of what peers see of each other, this alone follows from the policy.
-        for id in old.without_ipv4() ^ new.without_ipv4() {
-            touched.insert(id);
-            touched.extend(new.peers(id));
-        }
-        if old.is_set() != new.is_set() {
-            touched.extend(self.state.nodes.keys());
-        }
-        let now = self.network();
-        let then = Network {
-            state: &self.state,
-            policy: Cow::Borrowed(new),
-            source: &policy,
-            approved: Cow::Borrowed(approved),
-            relays: Cow::Borrowed(relays),
-        };
-        let nodes = self.state.nodes.values();
-        for node in nodes.filter(|node| !node.egress.is_empty()) {
-            if now.egress(node.id) != then.egress(node.id) {
-                touched.insert(node.id);
+            // Of what peers see of each other, this alone follows from the policy.
+            for id in old.without_ipv4() ^ new.without_ipv4() {
+                touched.insert(id);
+                touched.extend(new.peers(id));
+            }
+            if old.is_set() != new.is_set() {
+                touched.extend(self.state.nodes.keys());
             }
         }
         Prepared {
+            egress: self.egress(),
             replacement,
             routes,
             touched,
@@ -230,13 +215,19 @@ impl LiveNetwork {
     /// Puts a policy in force that was prepared for the network as it is, and leaves the one before
     /// in its place: taking that down takes a while.
     pub fn put_in_force(&mut self, prepared: &mut Prepared) -> Touched {
-        self.policy.put_in_force(&mut prepared.replacement);
+        let mut touched = std::mem::take(&mut prepared.touched);
+        touched.extend(self.policy.put_in_force(&mut prepared.replacement));
         if let Some((approved, relays)) = &mut prepared.routes {
             std::mem::swap(&mut self.approved, approved);
             std::mem::swap(&mut self.relays, relays);
             self.state.primaries = self.relays.primaries();
         }
-        Touched::whole(std::mem::take(&mut prepared.touched))
+        for (id, egress) in self.egress() {
+            if prepared.egress.get(&id) != Some(&egress) {
+                touched.insert(id);
+            }
+        }
+        Touched::whole(touched)
     }
 
     fn compiled(&self) -> &CompiledPolicy {
@@ -414,7 +405,9 @@ pub struct Prepared {
     replacement: Replacement,
     /// The routes in force and who serves them, where these are others.
     routes: Option<(BTreeMap<NodeId, BTreeSet<IpNet>>, Relays)>,
-    /// Whose maps may differ.
+    /// What relays are told now for which an admin chose addresses.
+    egress: BTreeMap<NodeId, Vec<RouteEgress>>,
+    /// Whose maps may differ, beside those to whom the policy says something else.
     touched: BTreeSet<NodeId>,
 }
 

@@ -149,7 +149,7 @@ impl CompiledPolicy {
     }
 
     /// Adds the nodes that rules start from or lead to.
-    fn touch(&self, rules: &[&CompiledRule], nodes: &mut BTreeSet<NodeId>) {
+    pub(crate) fn touch(&self, rules: &[&CompiledRule], nodes: &mut BTreeSet<NodeId>) {
         let senders: BTreeSet<SendersId> = rules.iter().map(|rule| rule.senders).collect();
         let targets: BTreeSet<TargetsId> = rules.iter().map(|rule| rule.targets).collect();
         for id in senders {

@@ -47,6 +47,10 @@ impl CompiledPolicy {
         &self.rules[at.0]
     }
 
+    pub(crate) fn rule_mut(&mut self, at: RuleAt) -> &mut CompiledRule {
+        &mut self.rules[at.0]
+    }
+
     pub(crate) fn senders(&self, id: SendersId) -> &Senders {
         &self.senders[id.0]
     }

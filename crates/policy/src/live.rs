@@ -2,6 +2,7 @@
 //! touches.
 
 mod catalog;
+mod patch;
 mod step;
 
 use crate::{
@@ -11,6 +12,7 @@ use crate::{
     policy::Policy,
 };
 use catalog::Catalog;
+use patch::Patch;
 use std::{collections::BTreeSet, sync::Arc};
 use step::Step;
 use weir_overlay::NodeId;
@@ -32,6 +34,19 @@ pub struct LivePolicy {
 #[derive(Debug)]
 pub struct Replacement {
     policy: Arc<Policy>,
+    way: Way,
+}
+
+#[derive(Debug)]
+enum Way {
+    /// A few rules are put in the place of others.
+    Patch(Option<Patch>),
+    /// All is.
+    Whole(Box<Whole>),
+}
+
+#[derive(Debug)]
+struct Whole {
     /// What the network is from then on, if that is something else.
     directory: Option<Directory>,
     compiled: CompiledPolicy,
@@ -41,16 +56,13 @@ pub struct Replacement {
 }
 
 impl Replacement {
-    /// What the policy will mean.
+    /// What the policy will mean; none where a few rules differ that are about a few nodes.
     #[must_use]
-    pub const fn compiled(&self) -> &CompiledPolicy {
-        &self.compiled
-    }
-
-    /// The nodes whose answers may differ.
-    #[must_use]
-    pub const fn changed(&self) -> &BTreeSet<NodeId> {
-        &self.changed
+    pub fn compiled(&self) -> Option<&CompiledPolicy> {
+        match &self.way {
+            Way::Patch(_) => None,
+            Way::Whole(whole) => Some(&whole.compiled),
+        }
     }
 }
 
@@ -124,26 +136,44 @@ impl LivePolicy {
     /// Compiles another policy, and with `directory` for another network.
     #[must_use]
     pub fn prepare(&self, policy: Arc<Policy>, directory: Option<Directory>) -> Replacement {
+        if directory.is_none()
+            && let Some(patch) = Patch::of(&self.policy, &policy, &self.compiled)
+        {
+            let way = Way::Patch(Some(patch));
+            return Replacement { policy, way };
+        }
         let network = directory.as_ref().unwrap_or(&self.directory);
         let compiled = compile(&policy, network);
-        Replacement {
+        let whole = Whole {
             catalog: Catalog::of(&policy, &network.users, &compiled),
             changed: changed_nodes(&self.compiled, &compiled),
             compiled,
-            policy,
             directory,
+        };
+        Replacement {
+            policy,
+            way: Way::Whole(Box::new(whole)),
         }
     }
 
     /// Puts another policy in force that was prepared for what is in force now, and leaves that in
-    /// its place: taking it down takes a while.
-    pub fn put_in_force(&mut self, replacement: &mut Replacement) {
+    /// its place: taking it down takes a while. Gives the nodes whose answers may differ.
+    pub fn put_in_force(&mut self, replacement: &mut Replacement) -> BTreeSet<NodeId> {
         std::mem::swap(&mut self.policy, &mut replacement.policy);
-        std::mem::swap(&mut self.compiled, &mut replacement.compiled);
-        std::mem::swap(&mut self.catalog, &mut replacement.catalog);
-        if let Some(directory) = &mut replacement.directory {
+        let whole = match &mut replacement.way {
+            Way::Whole(whole) => whole,
+            Way::Patch(patch) => {
+                let patch = patch.take();
+                let changed = patch.map(|patch| patch.carry_out(&self.policy, &mut self.compiled));
+                return changed.unwrap_or_default();
+            }
+        };
+        std::mem::swap(&mut self.compiled, &mut whole.compiled);
+        std::mem::swap(&mut self.catalog, &mut whole.catalog);
+        if let Some(directory) = &mut whole.directory {
             std::mem::swap(&mut self.directory, directory);
         }
+        std::mem::take(&mut whole.changed)
     }
 
     fn compile_anew(&mut self) -> BTreeSet<NodeId> {

@@ -57,7 +57,7 @@ pub(crate) enum Effect {
 }
 
 /// One rule: an entry of `acls` or `grants`, as far as one destination selector of it goes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Rule {
     pub(crate) id: GrantId,
     /// Where the policy says so: `acls[2], line 14`.

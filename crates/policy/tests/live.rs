@@ -218,6 +218,97 @@ fn follow(
     Ok((named, in_vain))
 }
 
+/// What happens to a network and its policy.
+#[derive(Clone, Debug)]
+enum Event {
+    Node(NodeId, Box<Option<PolicyNode>>),
+    Policy(Arc<Policy>),
+}
+
+/// A policy of these rules, and of others that hold the rules' ends.
+fn edited(rules: &[usize], ports: &[u16]) -> Arc<Policy> {
+    const ENDS: [(&str, &str); 9] = [
+        ("tag:s", "tag:v"),
+        ("tag:v", "tag:s"),
+        ("group:g", "10.20.0.0/24"),
+        ("u1@", "autogroup:self"),
+        ("*", "tag:s"),
+        ("10.20.0.0/24", "u1@"),
+        ("autogroup:member", "autogroup:internet"),
+        ("tag:s", "8.8.8.8"),
+        ("u2@", "*"),
+    ];
+    let rule = |(end, port): (&usize, &u16)| {
+        let (from, to) = ENDS[*end % ENDS.len()];
+        format!(r#"{{"action": "accept", "src": ["{from}"], "dst": ["{to}:{port}"]}},"#)
+    };
+    let rules: String = rules.iter().zip(ports).map(rule).collect();
+    let policy = Policy::parse(&format!(
+        r#"{{"tagOwners": {{"tag:s": [], "tag:v": []}}, "groups": {{"group:g": ["u1@", "u3@"]}},
+            "acls": [{rules}]}}"#
+    ));
+    Arc::new(policy.unwrap())
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let ports = prop::sample::select(vec![1_u16, 2]);
+    // Mostly with all ends, in any order.
+    let more = proptest::collection::vec(0_usize..9, 5..8);
+    let rules = more.prop_map(|more| (0..9).chain(more).take(15).collect::<Vec<_>>());
+    let policy = (rules.prop_shuffle(), proptest::collection::vec(ports, 15));
+    prop_oneof![
+        change(0).prop_map(|(id, node)| Event::Node(id, Box::new(node))),
+        policy.prop_map(|(rules, ports)| Event::Policy(edited(&rules, &ports))),
+    ]
+}
+
+/// Policies and nodes take turns. Tells how often a policy was put in force rule by rule.
+fn edit(events: Vec<Event>) -> Result<usize, TestCaseError> {
+    let ports = [1; 15];
+    let mut policy = edited(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 0, 1, 2, 3, 4, 5], &ports);
+    let mut live = LivePolicy::new(Arc::clone(&policy), network());
+    let mut before = told(live.compiled(), live.directory());
+    let mut patched = 0;
+    for event in events {
+        let touched = match event.clone() {
+            Event::Node(id, node) => live.set_node(id, *node),
+            Event::Policy(next) => {
+                policy = next;
+                let mut prepared = live.prepare(Arc::clone(&policy), None);
+                patched += usize::from(prepared.compiled().is_none());
+                live.put_in_force(&mut prepared)
+            }
+        };
+        let anew = compile(&policy, live.directory());
+        let after = told(&anew, live.directory());
+        prop_assert_eq!(&told(live.compiled(), live.directory()), &after);
+        prop_assert_eq!(
+            shown(live.compiled(), live.directory()),
+            shown(&anew, live.directory())
+        );
+        let differing = differing(&before, &after);
+        prop_assert!(
+            touched.is_superset(&differing),
+            "{touched:?} are named, {differing:?} differ, after {event:?}"
+        );
+        before = after;
+    }
+    Ok(patched)
+}
+
+#[test]
+fn a_policy_with_a_few_other_rules_is_put_in_force_rule_by_rule() {
+    let mut runner = TestRunner::deterministic();
+    let mut patched = 0;
+    for _ in 0..15 {
+        let events = proptest::collection::vec(event(), 12..20);
+        let events = events.new_tree(&mut runner).unwrap().current();
+        patched += edit(events).unwrap();
+    }
+    // What the property below is about happens.
+    assert!(patched > 40, "{patched}");
+}
+
 #[test]
 fn hardly_a_node_is_named_in_vain() {
     let mut runner = TestRunner::deterministic();
@@ -235,6 +326,13 @@ fn hardly_a_node_is_named_in_vain() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
+
+    #[test]
+    fn a_policy_whose_rules_are_replaced_is_like_a_new_one(
+        events in proptest::collection::vec(event(), 1..12),
+    ) {
+        edit(events)?;
+    }
 
     #[test]
     fn a_policy_that_lives_is_like_a_new_one(

@@ -22,6 +22,16 @@ pub(crate) struct TargetsId(pub(super) usize);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct RuleAt(pub(super) usize);
 
+impl RuleAt {
+    pub(crate) const fn new(index: usize) -> Self {
+        Self(index)
+    }
+
+    pub(crate) const fn index(self) -> usize {
+        self.0
+    }
+}
+
 /// A rule whose selectors are resolved, not yet cut down to a node.
 #[derive(Clone, Debug)]
 pub(crate) struct CompiledRule {
