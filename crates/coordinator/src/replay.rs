@@ -11,9 +11,9 @@ use std::{
 use weir_overlay::MachinePublicKey;
 use weir_protocol::{MAX_AGE_SECONDS, Signed};
 
-/// How many signatures of enrolled machines are remembered: 10,000 machines at 10 requests each
-/// in the two minutes that a signature can live.
-const MAX_KNOWN: usize = 100_000;
+/// How many signatures of enrolled machines are remembered: 10,000 machines at 25 requests each
+/// in the two minutes that a signature can live, who come back more than once and report.
+const MAX_KNOWN: usize = 250_000;
 /// How many of those one machine may have: 16 requests a second, so that no enrolled machine alone,
 /// whoever has taken it over, fills the memory of all.
 const MAX_OF_ONE: usize = 2_000;
