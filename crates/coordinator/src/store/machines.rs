@@ -248,3 +248,74 @@ impl Tx {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{CommitFault, Database, NewNode};
+    use weir_overlay::{MachinePrivateKey, NodePrivateKey};
+    use weir_protocol::HostInfo;
+
+    fn node(number: u8) -> NewNode {
+        NewNode {
+            machine_key: MachinePrivateKey::from_bytes([number; 32]).public(),
+            node_key: NodePrivateKey::from_bytes([number; 32]).public(),
+            key_expires_at: None,
+            name: format!("n{number}").parse().unwrap(),
+            user: None,
+            tags: BTreeSet::new(),
+            ephemeral: false,
+            ipv4: [100, 64, 0, number].into(),
+            ipv6: format!("fd77:6569:7200::{number}").parse().unwrap(),
+            host: HostInfo::default(),
+            observed_address: [192, 0, 2, number].into(),
+            created_at: 0,
+        }
+    }
+
+    async fn delete(store: &Store, node: NodeId) -> Result<(), StoreError> {
+        let mut tx = store.write().await?;
+        tx.delete_node(node).await?;
+        tx.commit().await
+    }
+
+    #[tokio::test]
+    async fn the_number_of_a_change_that_failed_makes_nobody_believed() {
+        for fault in [
+            CommitFault::Lost,
+            CommitFault::AnswerLost,
+            CommitFault::Full,
+        ] {
+            let directory = tempfile::tempdir().unwrap();
+            let database = Database::File(directory.path().join("a.db"));
+            let store = Store::open(&database).await.unwrap();
+            let ((one, faults), (other, _)) = (store.beside(), store.beside());
+            let mut ids = Vec::new();
+            for number in 1..=3 {
+                let mut tx = one.write().await.unwrap();
+                ids.push(tx.insert_node(&node(number)).await.unwrap());
+                tx.commit().await.unwrap();
+            }
+            let mut tx = one.read().await.unwrap();
+            let nodes = tx.nodes().await.unwrap();
+            tx.keep_machines(&nodes, &[]).await.unwrap();
+            drop(tx);
+            let Known::Machine(removed) = one.machine(&node(1).machine_key).await.unwrap() else {
+                panic!("it is enrolled");
+            };
+            // Its own change gets a number, and fails; another's may get the same.
+            faults.fail_next_commit(fault);
+            delete(&one, ids[2]).await.unwrap_err();
+            delete(&other, ids[0]).await.unwrap();
+            let now = one.read().await.unwrap().revision().await.unwrap();
+            let known = one.confirm(Arc::clone(&removed), now).await.unwrap();
+            assert!(matches!(known, Known::Stranger { .. }), "{fault:?}");
+            // Nor once it has made another change.
+            delete(&one, ids[1]).await.unwrap();
+            let now = one.read().await.unwrap().revision().await.unwrap();
+            let known = one.confirm(removed, now).await.unwrap();
+            assert!(matches!(known, Known::Stranger { .. }), "{fault:?}");
+            assert!(one.machines_are_behind(now), "{fault:?}");
+        }
+    }
+}
