@@ -31,22 +31,31 @@ impl Default for PolicyInForce {
 
 /// A policy that whoever stores it has parsed already.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Offered(Arc<Mutex<Option<(String, Arc<Policy>)>>>);
+pub(super) struct Offered(Arc<Mutex<Option<Offer>>>);
+
+#[derive(Debug)]
+struct Offer {
+    text: String,
+    policy: Arc<Policy>,
+}
 
 impl Offered {
-    fn lock(&self) -> MutexGuard<'_, Option<(String, Arc<Policy>)>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Offer>> {
         // Replaced as a whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// This text is about to be the newest.
     pub(super) fn set(&self, text: &str, policy: Arc<Policy>) {
-        *self.lock() = Some((text.to_owned(), policy));
+        *self.lock() = Some(Offer {
+            text: text.to_owned(),
+            policy,
+        });
     }
 
     fn take(&self, text: &str) -> Option<Arc<Policy>> {
-        let offered = self.lock().take_if(|(offered, _)| offered == text);
-        offered.map(|(_, policy)| policy)
+        let offered = self.lock().take_if(|offer| offer.text == text);
+        offered.map(|offer| offer.policy)
     }
 }
 
