@@ -143,7 +143,7 @@ struct World {
 }
 
 impl World {
-    async fn new(seed: u64) -> Self {
+    async fn new(seed: u64, agents: usize) -> Self {
         let directory = directory();
         let database = Database::File(directory.path().join("a.db"));
         let truth = Store::open(&database).await.unwrap();
@@ -164,6 +164,7 @@ impl World {
             seen: BTreeMap::new(),
         };
         world.look().await;
+        world.enrol_first(agents / 2).await;
         for number in 0..COORDINATORS {
             world.coordinators.push(None);
             world.start(number).await;
@@ -415,14 +416,14 @@ impl World {
         result.is_ok()
     }
 
-    async fn enrol(&mut self, number: usize) {
+    fn new_node(&mut self) -> NewNode {
         self.enrolled += 1;
         self.keys += 1;
         let (machine, node_key) = (self.enrolled, key(self.keys).public());
         let mut bytes = [9; 32];
         bytes[8..16].copy_from_slice(&machine.to_le_bytes());
         let lives = self.random.below(4) == 0;
-        let node = NewNode {
+        NewNode {
             machine_key: MachinePrivateKey::from_bytes(bytes).public(),
             node_key,
             name: format!("n{machine}").parse().unwrap(),
@@ -435,7 +436,27 @@ impl World {
             observed_address: [203, 0, 113, 7].into(),
             created_at: self.now,
             key_expires_at: lives.then_some(self.now + HOUR),
-        };
+        }
+    }
+
+    /// So many are in before anything fails.
+    async fn enrol_first(&mut self, agents: usize) {
+        let mut tx = self.truth.write().await.unwrap();
+        for _ in 0..agents {
+            let node = self.new_node();
+            let id = tx.insert_node(&node).await.unwrap();
+            let agent = Agent {
+                came_at: self.now,
+                ..Agent::default()
+            };
+            self.agents.insert(id, agent);
+        }
+        tx.commit().await.unwrap();
+        self.look().await;
+    }
+
+    async fn enrol(&mut self, number: usize) {
+        let node = self.new_node();
         let mut given = None;
         self.ask(number, async |tx| {
             given = Some(tx.insert_node(&node).await?);
@@ -837,7 +858,7 @@ async fn several_coordinators_with_faults_tell_what_the_database_has() {
     let mut seen = BTreeMap::<_, u64>::new();
     for seed in first..first + setting("WEIR_SIMULATION_RUNS", 3) {
         let of_seed = OfSeed(seed);
-        let mut world = World::new(seed).await;
+        let mut world = World::new(seed, agents).await;
         for _ in 0..steps {
             world.step(agents).await;
         }
