@@ -3,6 +3,7 @@
 use crate::{
     agent::{Agent, answer},
     api::Api,
+    postgres,
     server::{ALLOW_ALL, TestServer},
 };
 use serde_json::{Value, json};
@@ -413,4 +414,35 @@ async fn an_approval_that_is_sent_twice_is_done_once() {
     assert_eq!((first.status, second.status), (200, 200), "{second:?}");
     assert_eq!(first.body["id"], second.body["id"]);
     assert_eq!(second.header("idempotency-replayed"), "true");
+}
+
+#[tokio::test]
+async fn any_coordinator_of_a_network_answers_and_lets_in() {
+    let database = postgres::database().await;
+    let one = TestServer::start_on(database.clone()).await;
+    let other = one.start_beside(database).await;
+    let mut agent = Agent::new(&one, "laptop");
+    let code = pending(&agent).await;
+    agent.follow(&other);
+    assert_eq!(pending(&agent).await, code);
+    assert_eq!(listed(&other).await.len(), 1);
+    // Asked at one, and decided at the other.
+    agent.follow(&one);
+    let long = ApprovalRequest {
+        wait_seconds: 20,
+        ..request(&agent, Some(&code))
+    };
+    let prepared = agent.prepare(APPROVAL_PATH, &long);
+    let (heard, _) = tokio::join!(agent.send(&prepared), async {
+        other
+            .json(&["nodes", "approve", &code, "--tag", "tag:a"])
+            .await
+    });
+    let mut heard: ApprovalAnswer = answer(heard).await.unwrap();
+    // On a machine so busy that this took longer than an answer is held back, it is asked again.
+    while matches!(heard, ApprovalAnswer::Pending { .. }) {
+        heard = ask(&agent, Some(&code)).await.unwrap();
+    }
+    assert_eq!(heard, ApprovalAnswer::Approved);
+    assert!(!register(&agent).await.unwrap().enrolled);
 }
