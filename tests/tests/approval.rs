@@ -9,6 +9,8 @@ use weir_lab::patient;
 use weir_tests::{Approval, Coordinator, Outpost};
 
 const SOON: Duration = Duration::from_secs(20);
+/// Long enough for the coordinator to answer that the host is to wait.
+const IMPATIENT: Duration = Duration::from_secs(4);
 
 #[derive(Deserialize)]
 struct Pin {
@@ -93,7 +95,8 @@ fn a_machine_is_let_in_on_the_page_while_nobody_looks_at_it() -> Result<()> {
     // Not through the transcript: the password would be in it.
     let created = admin.node().run(created.split_whitespace())?;
     let CreatedUser { password } = serde_json::from_str(&created.stdout)?;
-    let impatient = format!("agent up {flags} --timeout=1");
+    let seconds = patient(IMPATIENT).as_secs();
+    let impatient = format!("agent up {flags} --timeout={seconds}");
     let impatient = outpost.host.machine().type_in(&impatient)?;
     ensure!(!impatient.success(), "{}", impatient.text());
     ensure!(

@@ -439,9 +439,24 @@ impl Agent {
         if way.http2 {
             return self.tell(connection, REPORT_PATH, &report).await;
         }
+        // The stream goes on meanwhile, as an agent's does.
+        let mut tries = 0;
+        while let Err(error) = self.report_beside(way, tls, &report).await {
+            tries += 1;
+            way.pause(tries, error).await?;
+        }
+        Ok(())
+    }
+
+    async fn report_beside(
+        &self,
+        way: &Way,
+        tls: &TlsConnector,
+        report: &ReportRequest,
+    ) -> Result<()> {
         let turn = way.reports.acquire().await?;
         let mut beside = self.connect(way, tls).await?;
-        let told = self.tell(&mut beside, REPORT_PATH, &report).await;
+        let told = self.tell(&mut beside, REPORT_PATH, report).await;
         drop(turn);
         told
     }
