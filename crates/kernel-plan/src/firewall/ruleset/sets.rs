@@ -13,7 +13,7 @@ use super::{
         document::{any_of, concat, direction, goto, is, looked_up, meta, payload, set_ct_mark},
         narrow::Tiers,
         nat::{ROUTES_OUT, Way, Ways, translation_chain},
-        numbering::{Numbered, source},
+        numbering::{Elements, Numbered, source},
         table::{Key, Shape, Table, Value},
         transaction::{CLASS_PREFIX, class_chain},
     },
@@ -155,42 +155,14 @@ impl Body<'_> {
     /// Single addresses with single ports, or with all of them, go to hashes; ranges of either to
     /// interval maps.
     fn class_maps(&mut self, class: u32, family: Family, reach: &[Reach]) {
-        let (mut ports, mut hosts) = (Vec::new(), Vec::new());
-        let (mut port_ranges, mut nets) = (Vec::new(), Vec::new());
-        let family_of = |range: &AddressRange| range.is_ipv4() == family.ipv4;
-        for piece in reach.iter().filter(|piece| family_of(&piece.addresses)) {
-            let single = piece.addresses.single().is_some();
-            let key = |protocol, ports| Key {
-                destination: Some(piece.addresses),
-                protocol: Some(protocol),
-                ports,
-                ..Key::default()
-            };
-            let with_ports = piece.ports.iter().map(|(proto, ports, id)| {
-                let ports = (!ports.is_all()).then_some(*ports);
-                (*proto, ports, *id)
-            });
-            let without = piece
-                .protocols
-                .iter()
-                .map(|(proto, id)| (*proto, None, *id));
-            for (proto, these, id) in with_ports.chain(without) {
-                let element = (key(proto, these), Value::Grant(id));
-                match these {
-                    Some(these) if single && these.first == these.last => ports.push(element),
-                    Some(_) => port_ranges.push(element),
-                    None if single => hosts.push(element),
-                    None => nets.push(element),
-                }
-            }
-        }
         let [.., with_ports, without] = key_types(family.ipv4);
         let chain = class_chain(class);
+        let elements = Elements::of(reach, family.ipv4);
         for (kind, key, interval, elements) in [
-            ("ports", with_ports, false, ports),
-            ("hosts", without, false, hosts),
-            ("port_ranges", with_ports, true, port_ranges),
-            ("nets", without, true, nets),
+            ("ports", with_ports, false, elements.ports),
+            ("hosts", without, false, elements.hosts),
+            ("port_ranges", with_ports, true, elements.port_ranges),
+            ("nets", without, true, elements.nets),
         ] {
             if elements.is_empty() {
                 continue;
