@@ -113,6 +113,19 @@ impl ReplayCache {
         memory.insert(key, forget_at(signed));
         Ok(())
     }
+
+    /// A machine is a stranger no more: its signatures leave room to others who join.
+    pub(crate) fn enrolled(&self, machine: MachinePublicKey) {
+        let [known, strangers] = &mut *self.lock();
+        let nonces = strangers.range((machine, String::new())..);
+        let nonces = nonces.take_while(|((of, _), _)| *of == machine);
+        let keys: Vec<_> = nonces.map(|(key, _)| key.clone()).collect();
+        for key in keys {
+            if let Some((key, forget_at)) = strangers.remove_entry(&key) {
+                known.insert(key, forget_at);
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -194,5 +207,32 @@ mod tests {
             cache.accept(&signed("later", 300), Signer::Stranger, 300),
             Ok(())
         );
+    }
+
+    #[test]
+    fn whoever_is_let_in_leaves_room_to_others_who_join() {
+        let cache = ReplayCache::default();
+        let mut requests = (0..=MAX_STRANGERS).map(|number| {
+            let mut key = [0; 32];
+            key[8..16].copy_from_slice(&number.to_le_bytes());
+            let machine = MachinePrivateKey::from_bytes(key).public();
+            Signed {
+                machine,
+                ..signed("a", 100)
+            }
+        });
+        let first = requests.next().unwrap();
+        assert_eq!(cache.accept(&first, Signer::Stranger, 100), Ok(()));
+        cache.enrolled(first.machine);
+        for request in requests {
+            assert_eq!(cache.accept(&request, Signer::Stranger, 100), Ok(()));
+        }
+        let other = signed("b", 100);
+        let refused = cache.accept(&other, Signer::Stranger, 100);
+        assert_eq!(refused, Err(ReplayError::Full));
+        for signer in [Signer::Known, Signer::Stranger] {
+            let again = cache.accept(&first, signer, 100);
+            assert_eq!(again, Err(ReplayError::Replayed));
+        }
     }
 }

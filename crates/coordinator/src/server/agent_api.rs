@@ -72,6 +72,7 @@ async fn register(
     let response = response?;
     if request.node.is_none() {
         // It was a stranger's request, and is a node's now.
+        coordinator.replay.enrolled(request.signed.machine);
         signed::remember(&coordinator, &request.signed).await?;
     }
     coordinator.engine.changed().await;
