@@ -21,7 +21,7 @@ use crate::stages::{Tally, TestsFailed, must_succeed};
 use crate::{packages, say};
 
 use image::Image;
-use machine::{Job, Machine};
+use machine::{Job, Machine, UNFINISHED};
 
 /// Packages whose tests are worth a run on a stock kernel.
 const TESTED: &[&str] = &["weir-lab", "weir-kernel", END_TO_END];
@@ -162,28 +162,48 @@ fn shell_job(binaries: &Path) -> Job {
     }
 }
 
+/// Programs run two at a time, as the machine has processors: each is a process with network
+/// namespaces of its own. What one printed is shown when it has ended, and lies in
+/// a file of the shared directory until then.
 fn test_script(programs: &[TestProgram], binaries: &Path, filter: &[String]) -> String {
     let arguments: String = filter
         .iter()
         .map(|word| format!(" {}", quoted(word)))
         .collect();
     let mut script = environment(binaries);
-    script += "status=0\n";
-    for program in programs {
+    script += "shared=$PWD\n";
+    for (number, program) in programs.iter().enumerate() {
         let variables: String = program
             .environment()
             .iter()
             .map(|(name, value)| format!("{name}={} ", quoted(&value.display().to_string())))
             .collect();
         script += &format!(
-            "echo; echo '     Running {} on Linux '\"$(uname -r)\"\n\
-             cd {} && {variables}{} --color=never --test-threads=1{arguments} || status=1\n",
+            "program_{number}() {{\n\
+             echo; echo '     Running {} on Linux '\"$(uname -r)\"\n\
+             cd {} && {variables}{} --color=never --test-threads=1{arguments}\n}}\n",
             program.title(),
             quoted(&program.directory.display().to_string()),
             quoted(&program.executable.display().to_string()),
         );
     }
-    script += "exit $status\n";
+    let numbers: String = (0..programs.len())
+        .map(|number| format!(" {number}"))
+        .collect();
+    script += &format!(
+        r#"lane() {{
+    for number in{numbers}; do
+        mkdir "$shared/taken-$number" 2> /dev/null || continue
+        output="$shared/{UNFINISHED}$number"
+        ("program_$number") > "$output" 2>&1 < /dev/null || : > "$shared/failed"
+        flock "$shared/taken-0" cat "$output"
+        rm "$output"
+    done
+}}
+lane & lane & wait
+test ! -e "$shared/failed"
+"#
+    );
     script
 }
 
@@ -197,19 +217,38 @@ mod tests {
     use super::*;
     use std::path::PathBuf;
 
+    fn program(executable: &str) -> TestProgram {
+        TestProgram {
+            package: "weir-tests".to_owned(),
+            directory: PathBuf::from("/"),
+            executable: PathBuf::from(executable),
+        }
+    }
+
     #[test]
     fn a_script_runs_every_program_and_remembers_a_failure() {
-        let programs = [TestProgram {
-            package: "weir-tests".to_owned(),
-            directory: PathBuf::from("/w/tests"),
-            executable: PathBuf::from("/w/target/debug/deps/story-1"),
-        }];
-        let filter = ["it's".to_owned(), "--nocapture".to_owned()];
-        let script = test_script(&programs, Path::new("/w/target/debug"), &filter);
-        assert!(
-            script.contains(r"'/w/target/debug/deps/story-1' --color=never --test-threads=1 'it'\''s' '--nocapture' || status=1"),
-            "{script}"
-        );
-        assert!(script.ends_with("exit $status\n"));
+        for (programs, succeeds) in [
+            (["/bin/true", "/bin/echo", "/bin/true"], true),
+            (["/bin/true", "/bin/false", "/bin/echo"], false),
+        ] {
+            let filter = ["it's".to_owned(), "--nocapture".to_owned()];
+            let script = test_script(&programs.map(program), Path::new("/w/debug"), &filter);
+            let shared = tempfile::tempdir().unwrap();
+            let mut shell = Command::new("sh");
+            let ended = shell
+                .args(["-c", &script])
+                .current_dir(shared.path())
+                .output()
+                .unwrap();
+            let printed = String::from_utf8(ended.stdout).unwrap();
+            assert_eq!(ended.status.success(), succeeds, "{printed}");
+            assert_eq!(
+                printed.matches("Running weir-tests").count(),
+                3,
+                "{printed}"
+            );
+            let arguments = "--color=never --test-threads=1 it's --nocapture";
+            assert_eq!(printed.matches(arguments).count(), 1, "{printed}");
+        }
     }
 }

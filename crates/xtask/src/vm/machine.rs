@@ -21,6 +21,8 @@ const BOOT_DEADLINE: Duration = Duration::from_secs(180);
 const POWER_OFF_DEADLINE: Duration = Duration::from_secs(60);
 /// The directory of a run: this and the id of its process.
 const RUN: &str = "run-";
+/// How the names of files begin that hold what a running program printed.
+pub(super) const UNFINISHED: &str = "output-";
 /// How often to look.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -72,7 +74,8 @@ impl<'image> Machine<'image> {
             .map_err(|_| anyhow!("the reader of the output failed"))??;
         ended.with_context(|| {
             format!(
-                "the machine's kernel log ends with:\n{}",
+                "what had not ended printed:\n{}\nthe machine's kernel log ends with:\n{}",
+                self.unfinished(),
                 self.kernel_log_tail()
             )
         })?;
@@ -213,6 +216,14 @@ impl<'image> Machine<'image> {
         text.trim()
             .parse()
             .with_context(|| format!("{} holds no number", path.display()))
+    }
+
+    /// What programs printed that were still running.
+    fn unfinished(&self) -> String {
+        let entries = fs::read_dir(&self.shared).into_iter().flatten().flatten();
+        let names = entries.map(|entry| entry.file_name().display().to_string());
+        let names = names.filter(|name| name.starts_with(UNFINISHED));
+        names.flat_map(|name| self.left(&name)).collect()
     }
 
     fn kernel_log(&self) -> PathBuf {
