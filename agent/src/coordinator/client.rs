@@ -24,6 +24,13 @@ use crate::settings::{CoordinatorUrl, CoordinatorUrls};
 
 /// How long a connection may take to come about.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+/// How much of the map stream may be on its way, in bytes. A connection has room for twice that, so
+/// that reports pass a map that is not read yet.
+const STREAM_WINDOW: u32 = 1 << 20;
+/// How often a connection is asked whether it is there still, and how long it has to answer. One
+/// that is gone takes the map stream and what is asked beside it along.
+const PING_INTERVAL: Duration = Duration::from_secs(15);
+const PING_DEADLINE: Duration = Duration::from_secs(10);
 /// The longest line of the map stream, in bytes: a full map of ten thousand peers is under 10 MB.
 const MAX_LINE: usize = 64 << 20;
 /// The longest answer that is not a stream, in bytes.
@@ -66,11 +73,16 @@ impl Client {
             .connect_timeout(CONNECT_DEADLINE)
             .tcp_keepalive(Duration::from_secs(15))
             .pool_idle_timeout(Duration::from_secs(60))
-            .http1_only();
+            .http2_initial_stream_window_size(STREAM_WINDOW)
+            .http2_initial_connection_window_size(2 * STREAM_WINDOW)
+            .http2_keep_alive_interval(PING_INTERVAL)
+            .http2_keep_alive_timeout(PING_DEADLINE)
+            .http2_keep_alive_while_idle(true);
         let mut other = OtherPin::default();
         let choice = Choice::new(urls);
         if let (true, Some(pin)) = (choice.any_is_https(), pin) {
-            let (config, seen) = pinned(pin).map_err(|error| setup(&error))?;
+            let (mut config, seen) = pinned(pin).map_err(|error| setup(&error))?;
+            config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
             builder = builder.tls_backend_preconfigured(config);
             other = seen;
         }
