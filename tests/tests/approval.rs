@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use serde::Deserialize;
-use weir_lab::patient;
+use weir_lab::{patient, wait_until};
 use weir_tests::{Approval, Coordinator, Outpost};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -52,6 +52,16 @@ fn is_up(outpost: &Outpost) -> Result<()> {
     outpost.host.settled().map(drop)
 }
 
+/// With HTTP/1.1 the report of the first map would have had a connection of its own, for a minute.
+fn speaks_on_one_connection(outpost: &Outpost) -> Result<()> {
+    let node = outpost.host.machine().node();
+    wait_until("one connection to be left", SOON, || {
+        let connections = node.run(["ss", "-Htn", "state", "established"])?;
+        Ok(connections.stdout.lines().count() == 1)
+    })?;
+    Ok(())
+}
+
 #[test]
 fn a_machine_is_let_in_on_the_command_line() -> Result<()> {
     let (outpost, flags) = outpost()?;
@@ -77,6 +87,7 @@ fn a_machine_is_let_in_on_the_command_line() -> Result<()> {
     ensure!(ended.success(), "{ended}: {said}");
     ensure!(said.contains("Up as host-"), "{said}");
     is_up(&outpost)?;
+    speaks_on_one_connection(&outpost)?;
     let node = outpost.host.status()?.node.context("it is no node")?;
     let nodes = admin.must(&format!("coordinator nodes show {}", node.name))?;
     ensure!(
