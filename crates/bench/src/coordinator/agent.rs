@@ -436,16 +436,20 @@ impl Agent {
             generation,
             failures,
         };
-        if way.http2 {
-            return self.tell(connection, REPORT_PATH, &report).await;
-        }
         // The stream goes on meanwhile, as an agent's does.
         let mut tries = 0;
-        while let Err(error) = self.report_beside(way, tls, &report).await {
+        loop {
+            let reported = match way.http2 {
+                true => self.tell(connection, REPORT_PATH, &report).await,
+                false => self.report_beside(way, tls, &report).await,
+            };
+            let Err(error) = reported else { return Ok(()) };
+            if matches!(&connection.sender, Sender::Two(sender) if sender.is_closed()) {
+                return Err(error);
+            }
             tries += 1;
             way.pause(tries, error).await?;
         }
-        Ok(())
     }
 
     async fn report_beside(

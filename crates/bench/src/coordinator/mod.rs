@@ -19,9 +19,9 @@ pub(crate) struct Options {
     #[arg(long, value_delimiter = ',', default_values_t = [100, 1_000, 10_000],
           value_parser = value_parser!(u32).range(100..=12_000))]
     agents: Vec<u32>,
-    /// Let the agents speak HTTP/2: one connection for the stream and for requests
+    /// Let the agents speak HTTP/1.1: a connection for the stream, and others for requests beside it
     #[arg(long)]
-    http2: bool,
+    http1: bool,
     /// Print one JSON object instead of a table
     #[arg(long)]
     json: bool,
@@ -56,7 +56,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut figures = Vec::new();
     let mut all = Vec::new();
     for agents in &options.agents {
-        let measured = runtime.block_on(measure(usize::try_from(*agents)?, options.http2))?;
+        let measured = runtime.block_on(measure(usize::try_from(*agents)?, !options.http1))?;
         figures.extend(measured.figures());
         all.push(measured);
     }

@@ -17,6 +17,8 @@ ln -s fd/2 /dev/stderr
 # The kernel calls this for what is asked for by name: link types, expressions of nftables.
 echo "$(command -v modprobe)" > /proc/sys/kernel/modprobe
 modprobe tun
+# Its sysctls come with it, also for a program that looks at them while another one has it loaded.
+modprobe nf_conntrack
 echo weir-vm > /proc/sys/kernel/hostname
 ip link set lo up
 
