@@ -114,12 +114,14 @@ impl ReplayCache {
         Ok(())
     }
 
-    /// A machine is a stranger no more: its signatures leave room to others who join.
+    /// A machine is a stranger no more: its signatures leave room to others who join, as far as there
+    /// is room among those of the enrolled.
     pub(crate) fn enrolled(&self, machine: MachinePublicKey) {
         let [known, strangers] = &mut *self.lock();
         let nonces = strangers.range((machine, String::new())..);
         let nonces = nonces.take_while(|((of, _), _)| *of == machine);
-        let keys: Vec<_> = nonces.map(|(key, _)| key.clone()).collect();
+        let room = MAX_KNOWN.saturating_sub(known.len());
+        let keys: Vec<_> = nonces.take(room).map(|(key, _)| key.clone()).collect();
         for key in keys {
             if let Some((key, forget_at)) = strangers.remove_entry(&key) {
                 known.insert(key, forget_at);
@@ -234,5 +236,18 @@ mod tests {
             let again = cache.accept(&first, signer, 100);
             assert_eq!(again, Err(ReplayError::Replayed));
         }
+    }
+
+    #[test]
+    fn whoever_is_let_in_fills_no_memory_further_than_it_goes() {
+        let another = signed_by(9, "", 100).machine;
+        let of_another = |number: usize| (another, number.to_string(), 400);
+        let cache = ReplayCache::new((0..MAX_KNOWN).map(of_another).collect());
+        let request = signed("a", 100);
+        assert_eq!(cache.accept(&request, Signer::Stranger, 100), Ok(()));
+        cache.enrolled(request.machine);
+        assert_eq!(cache.lock()[0].len(), MAX_KNOWN);
+        let again = cache.accept(&request, Signer::Known, 100);
+        assert_eq!(again, Err(ReplayError::Replayed));
     }
 }

@@ -14,7 +14,7 @@ use std::{
 };
 use weir_kernel_plan::{
     CT_GENERATION_MASK, CT_GENERATION_SHIFT, CT_GRANT_MASK, Kernel, Scope, Step,
-    firewall::{DesiredFirewall, SourceTranslation, Table, change},
+    firewall::{DesiredFirewall, Table, change},
 };
 use weir_lab::{Direction, FakeKernel, ForwardedPacket};
 use weir_overlay::{AddressRange, AddressSet, GrantId, NodeId, UserId};
@@ -182,17 +182,9 @@ fn any_firewall() -> impl Strategy<Value = DesiredFirewall> {
 
 fn firewall(grants: Vec<Grant>, served: AddressSet) -> DesiredFirewall {
     DesiredFirewall {
-        own_addresses: AddressSet::empty(),
         served,
-        exit: false,
         grants,
-        translation: SourceTranslation {
-            subnets: true,
-            egress: BTreeSet::new(),
-            routes: Vec::new(),
-        },
-        tunnel_port: None,
-        relayed: AddressSet::empty(),
+        ..DesiredFirewall::default()
     }
 }
 

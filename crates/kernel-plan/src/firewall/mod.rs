@@ -42,8 +42,20 @@ pub struct SourceTranslation {
     pub routes: Vec<RouteEgress>,
 }
 
-/// What the firewall should say.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+impl Default for SourceTranslation {
+    /// Everybody outside sees the address of the outgoing link: what a node does whom nobody told
+    /// otherwise.
+    fn default() -> Self {
+        Self {
+            subnets: true,
+            egress: BTreeSet::new(),
+            routes: Vec::new(),
+        }
+    }
+}
+
+/// What the firewall should say. The default is that of a node without grants and routes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DesiredFirewall {
     /// The node's own overlay addresses.
     pub own_addresses: AddressSet,

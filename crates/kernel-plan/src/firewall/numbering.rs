@@ -195,7 +195,7 @@ impl Numbered {
 #[cfg(test)]
 mod tests {
     use super::super::{
-        DesiredFirewall, SourceTranslation,
+        DesiredFirewall,
         ruleset::compile,
         table::{Table, Value},
     };
@@ -216,17 +216,9 @@ mod tests {
     fn table(grants: &[Grant], previous: Option<&Table>) -> Table {
         let served = "10.1.0.0/24".parse::<AddressRange>().unwrap();
         let desired = DesiredFirewall {
-            own_addresses: AddressSet::empty(),
             served: [served].into_iter().collect(),
-            exit: false,
             grants: grants.to_vec(),
-            translation: SourceTranslation {
-                subnets: true,
-                egress: BTreeSet::new(),
-                routes: Vec::new(),
-            },
-            tunnel_port: None,
-            relayed: AddressSet::empty(),
+            ..DesiredFirewall::default()
         };
         compile(&desired, &"weir0".parse().unwrap(), 1, previous)
     }

@@ -1,5 +1,6 @@
 //! One run of the emulated machine.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{self, Child, Command, Stdio};
@@ -222,8 +223,8 @@ impl<'image> Machine<'image> {
     fn unfinished(&self) -> String {
         let entries = fs::read_dir(&self.shared).into_iter().flatten().flatten();
         let names = entries.map(|entry| entry.file_name().display().to_string());
-        let names = names.filter(|name| name.starts_with(UNFINISHED));
-        names.flat_map(|name| self.left(&name)).collect()
+        let names: BTreeSet<_> = names.filter(|name| name.starts_with(UNFINISHED)).collect();
+        names.iter().flat_map(|name| self.left(name)).collect()
     }
 
     fn kernel_log(&self) -> PathBuf {
