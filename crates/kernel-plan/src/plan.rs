@@ -50,12 +50,16 @@ fn firewall_steps(
             mark,
             mask: CT_GENERATION_MASK,
         });
-        let load = Step::LoadFirewall {
-            ruleset: change.document,
-            table: Some(change.table),
-            difference: change.full.is_none(),
+        let difference = change.full.is_none();
+        let load = |ruleset, table| Step::LoadFirewall {
+            ruleset,
+            table: Some(table),
+            difference,
         };
-        forget.into_iter().chain([load]).collect()
+        let before = change.before.into_iter();
+        let before = before.map(|stage| load(stage.document, stage.table));
+        let last = load(change.document, change.table);
+        forget.into_iter().chain(before).chain([last]).collect()
     };
     let Some(InForce { firewall: old, .. }) = known else {
         // Nothing is known of what is in force: what is wanted is at least not too wide.

@@ -43,7 +43,7 @@ impl PeerUpdate {
 /// time it may fail, and changes nothing.)
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Load our firewall table, or change it, in one transaction.
+    /// Load our firewall table, or change it: one transaction of those that it takes.
     LoadFirewall {
         /// A libnftables JSON document.
         ruleset: String,

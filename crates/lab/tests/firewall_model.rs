@@ -39,17 +39,19 @@ fn load(
     let link = LINK.parse().unwrap();
     let observed = kernel.state().firewall;
     let change = change(wanted, &link, observed.as_ref(), known);
-    let step = Step::LoadFirewall {
-        ruleset: change.document,
-        table: None,
-        difference: change.full.is_none(),
-    };
     let scope = Scope {
         interface: link,
         sysctls: BTreeSet::new(),
         paths: BTreeSet::new(),
     };
-    done(kernel.apply(&scope, &step)).unwrap();
+    for document in change.documents() {
+        let step = Step::LoadFirewall {
+            ruleset: document.to_owned(),
+            table: None,
+            difference: change.full.is_none(),
+        };
+        done(kernel.apply(&scope, &step)).unwrap();
+    }
     assert!(kernel.state().firewall.unwrap().is(&change.table));
     (change.table, change.full.is_none())
 }

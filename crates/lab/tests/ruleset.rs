@@ -137,10 +137,12 @@ impl Network {
             observed.as_ref(),
             known.as_deref(),
         );
-        self.relay
-            .command(["nft", "-j", "-f", "-"])
-            .stdin(change.document.clone())
-            .run()?;
+        for document in change.documents() {
+            self.relay
+                .command(["nft", "-j", "-f", "-"])
+                .stdin(document)
+                .run()?;
+        }
         let loaded = self.observed()?.context("no table after a load")?;
         assert!(loaded.is(&change.table), "{:?}", change.table);
         *self.loaded.borrow_mut() = Some(Arc::clone(&change.table));
@@ -442,6 +444,65 @@ fn ipv6_leaves_with_the_relays_address_or_as_it_is() {
         (seen(public), seen(private)),
         (is("2001:db8::9"), is(client))
     );
+    network.lab.finish().unwrap();
+}
+
+/// Numbers that look drawn, the same in each run.
+struct Drawn(u64);
+
+impl Drawn {
+    fn below(&mut self, limit: u64) -> u64 {
+        // Knuth's MMIX.
+        let factor = 6_364_136_223_846_793_005;
+        self.0 = self.0.wrapping_mul(factor).wrapping_add(1);
+        (self.0 >> 33) % limit
+    }
+
+    /// Blocks of addresses that overlap others, some of them single addresses.
+    fn blocks(&mut self, prefix: &str) -> Vec<String> {
+        let blocks = 0..=self.below(2);
+        let block = blocks.map(|_| {
+            let first = self.below(12) * 16;
+            match self.below(3) {
+                0 => format!("{prefix}{first}"),
+                longer => format!("{prefix}{first}-{prefix}{}", first + longer * 24),
+            }
+        });
+        block.collect()
+    }
+
+    fn grants(&mut self) -> Vec<Grant> {
+        let grants = 1..=self.below(5);
+        let one = grants.map(|id| {
+            let mut sources = self.blocks("100.64.0.");
+            if self.below(2) == 0 {
+                sources.push("100.65.0.0/24".to_owned());
+            }
+            let to = self.blocks("10.20.0.");
+            let first = u16::try_from(self.below(6) * 20).unwrap();
+            let ports = match self.below(3) {
+                0 => (0, u16::MAX),
+                longer => (first, first + u16::try_from(longer * 30 - 30).unwrap()),
+            };
+            let sources: Vec<_> = sources.iter().map(String::as_str).collect();
+            let to: Vec<_> = to.iter().map(String::as_str).collect();
+            grant(u32::try_from(id).unwrap(), &sources, 6, &to, ports)
+        });
+        one.collect()
+    }
+}
+
+#[test]
+fn the_kernel_takes_every_transaction_on_the_way() {
+    let network = Network::new().unwrap();
+    let mut drawn = Drawn(2026);
+    let in_emulation = patient(Duration::from_secs(1)) > Duration::from_secs(1);
+    let mut transactions = 0;
+    for _ in 0..if in_emulation { 10 } else { 100 } {
+        let change = network.load(&firewall(drawn.grants())).unwrap();
+        transactions += change.documents().count();
+    }
+    assert!(transactions > if in_emulation { 15 } else { 200 });
     network.lab.finish().unwrap();
 }
 

@@ -1,6 +1,6 @@
 //! Packets in flight while the policy changes a thousand times: each has the verdict of the policy
-//! before or after. What the kernel itself gets wrong in the moment of a commit is bounded: a
-//! packet that begins a connection may be dropped, and none passes that neither policy allows.
+//! before or after, never another. Only where the whole table is replaced, because nobody knows what
+//! it holds, may a packet that begins a connection be dropped in the moment of the commit.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
@@ -31,11 +31,10 @@ const NEVER: &str = "100.64.0.4";
 const SERVICE: &str = "8.8.8.8:53";
 /// What waits for the collector while the tests' host does something else, in bytes.
 const RECEIVE_BUFFER: usize = 64 << 20;
-/// How many first packets may be dropped that both policies allow, in all changes. A packet that
-/// the kernel judges while it commits may find its grant gone from the map where it was, when it
-/// has already passed the one where it is from now on, or all maps of a whole table that is
-/// replaced: up to six changes in a thousand, measured with twenty times the packets of this test.
-const MOST_DROPPED: usize = 5;
+/// How many first packets may be dropped that both policies allow, in all loads of a whole table. A
+/// packet that the kernel judges while it commits finds the maps of the old rules empty: one in
+/// sixty such loads, measured with many times the packets of this test.
+const MOST_DROPPED: usize = 3;
 /// How long the relay remembers a flow without an answer, in seconds. In the kernel's 30 s there
 /// would be more new flows than the relay's address has ports, and the kernel drops what gets none.
 const FLOW_TIMEOUT: u32 = 2;
@@ -153,9 +152,8 @@ struct Calm {
     from: Instant,
     until: Instant,
     allowed: bool,
-    /// Whether the change before moved the grant of `always` from one map to another, or replaced
-    /// all of them.
-    moved: bool,
+    /// Whether the change before replaced the whole table.
+    replaced: bool,
 }
 
 fn observed(relay: &Node) -> ObservedFirewall {
@@ -198,11 +196,13 @@ fn swap(relay: &Node, swaps: u32, in_force: &mpsc::Sender<()>) -> Vec<Calm> {
         if let Some(calm) = calm.last_mut() {
             calm.until = Instant::now();
         }
-        relay
-            .command(["nft", "-j", "-f", "-"])
-            .stdin(change.document)
-            .run()
-            .unwrap();
+        for document in change.documents() {
+            relay
+                .command(["nft", "-j", "-f", "-"])
+                .stdin(document)
+                .run()
+                .unwrap();
+        }
         if round == 0 {
             let timeout = "/proc/sys/net/netfilter/nf_conntrack_udp_timeout";
             let set = format!("echo {FLOW_TIMEOUT} > {timeout}");
@@ -214,7 +214,7 @@ fn swap(relay: &Node, swaps: u32, in_force: &mpsc::Sender<()>) -> Vec<Calm> {
             from: now,
             until: now,
             allowed,
-            moved: allowed || forgotten,
+            replaced: forgotten,
         });
         known = Some(change.table);
     }
@@ -302,12 +302,12 @@ fn every_packet_of_a_flood_is_judged_by_the_policy_before_or_after() {
             }
             ALWAYS if arrival.is_some() => {}
             ALWAYS => {
-                let moved = swapping.windows(2).any(|change| {
-                    change[1].moved
+                let replaced = swapping.windows(2).any(|change| {
+                    change[1].replaced
                         && change[0].until <= packet.done + margin
                         && packet.at <= change[1].from
                 });
-                assert!(moved, "{} was dropped\n{}", what(), drops.join("\n"));
+                assert!(replaced, "{} was dropped\n{}", what(), drops.join("\n"));
                 dropped.push(what());
             }
             NEVER => assert!(arrival.is_none(), "{} passed", what()),

@@ -203,7 +203,11 @@ fn changes(
             if let Some(reason) = change.full {
                 bail!("one grant is a whole load: {reason}");
             }
-            times.push(milliseconds(relay.nft("-j -f -", &change.document)?.1));
+            let mut took = 0.0;
+            for document in change.documents() {
+                took += milliseconds(relay.nft("-j -f -", document)?.1);
+            }
+            times.push(took);
             idle.push(milliseconds(relay.nft("list tables", "")?.1));
             table = change.table;
         }

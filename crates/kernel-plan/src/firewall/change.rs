@@ -1,14 +1,15 @@
-//! The way from one table to another: the difference where we know what is loaded, all of it where
-//! we do not.
+//! The way from one table to another: the difference where we know what is loaded, in as many
+//! transactions as it takes for no packet to be judged by half of each; all of it where we do not.
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 use weir_overlay::InterfaceName;
 
 use super::{
     DesiredFirewall, ObservedFirewall,
     listing::stamp,
-    ruleset::{COUNTERS, compile},
-    table::{Chain, Key, Set, Table, Value},
+    ruleset::{COUNTERS, SOURCES_PREFIX, compile},
+    stages,
+    table::{Chain, Key, Set, Shape, Table, Value},
     transaction::Transaction,
 };
 use crate::{CT_GENERATION_MAX, CT_GENERATION_SHIFT};
@@ -35,10 +36,23 @@ impl fmt::Display for FullLoad {
     }
 }
 
-/// One transaction that puts a firewall in force.
+/// One transaction on the way to a firewall.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stage {
+    /// The libnftables JSON document.
+    pub document: String,
+    /// What it leaves.
+    pub table: Arc<Table>,
+}
+
+/// What puts a firewall in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FirewallChange {
-    /// The libnftables JSON document.
+    /// What is loaded before, in this order, so that what both tables allow passes at every moment:
+    /// each leaves what allows no more than both of them together. None where the last transaction
+    /// is enough.
+    pub before: Vec<Stage>,
+    /// The libnftables JSON document of the last transaction, which judges all connections anew.
     pub document: String,
     /// The mark bits of the generation that it brings in; `None` when connections keep theirs.
     /// Connections that bear the bits already were judged thousands of changes ago, and must be
@@ -50,6 +64,14 @@ pub struct FirewallChange {
     pub elements: usize,
     /// What it leaves.
     pub table: Arc<Table>,
+}
+
+impl FirewallChange {
+    /// The documents of all transactions, in order.
+    pub fn documents(&self) -> impl Iterator<Item = &str> {
+        let before = self.before.iter().map(|stage| &stage.document);
+        before.chain([&self.document]).map(String::as_str)
+    }
 }
 
 /// The document that removes our table.
@@ -101,12 +123,8 @@ pub fn change(
         return whole(desired, interface, observed, reason);
     };
     let mut next = compile(desired, interface, loaded.generation, Some(loaded));
-    let mut difference = Difference::between(loaded, &next);
+    let difference = Difference::between(loaded, &next);
     let only_adds = difference.only_adds();
-    if !only_adds {
-        next = next.with_generation(desired, interface, following(loaded.generation));
-        difference = Difference::between(loaded, &next);
-    }
     let elements = difference.elements();
     if elements > next.elements().max(SMALL) {
         return whole(
@@ -116,9 +134,26 @@ pub fn change(
             FullLoad::LargeDifference,
         );
     }
-    let document = difference.document(loaded, &next);
+    let on_the_way = if difference.moves() {
+        stages::between(loaded, &next)
+    } else {
+        Vec::new()
+    };
+    if !only_adds {
+        next = next.with_generation(desired, interface, following(loaded.generation));
+    }
+    let mut before: Vec<Stage> = Vec::new();
+    for table in on_the_way {
+        let last = before.last().map_or(loaded, |stage| &stage.table);
+        before.push(Stage {
+            document: Difference::between(last, &table).document(last, &table),
+            table: Arc::new(table),
+        });
+    }
+    let last = before.last().map_or(loaded, |stage| &stage.table);
     FirewallChange {
-        document,
+        document: Difference::between(last, &next).document(last, &next),
+        before,
         mark: (!only_adds).then(|| mark_of(&next)),
         full: None,
         elements,
@@ -153,6 +188,7 @@ fn whole(
     table = table.with_generation(desired, interface, generation);
     let document = load(&table, observed);
     FirewallChange {
+        before: Vec::new(),
         document,
         mark: Some(mark_of(&table)),
         full: Some(reason),
@@ -200,6 +236,7 @@ fn load(table: &Table, observed: Option<&ObservedFirewall>) -> String {
 /// Elements of one set that come and go. One whose value changes does both.
 struct SetDifference<'a> {
     name: &'a str,
+    shape: Shape,
     gone: Vec<&'a (Key, Value)>,
     new: Vec<&'a (Key, Value)>,
 }
@@ -276,6 +313,28 @@ impl<'a> Difference<'a> {
             && self.changed_chains.iter().all(|name| name.starts_with("class_"))
     }
 
+    /// Whether a packet that both tables allow may find its way through other elements after: those
+    /// that are there before go, and others come. The same element with another grant is found
+    /// before and after.
+    fn moves(&self) -> bool {
+        let is_source = |name: &str| name.starts_with(SOURCES_PREFIX);
+        let judges =
+            |name: &str, shape: Shape| matches!(shape, Shape::Marks { .. }) || is_source(name);
+        let any = |sets: &[(&str, &Set)]| sets.iter().any(|(name, set)| judges(name, set.shape));
+        let mut changed = self
+            .changed_sets
+            .iter()
+            .filter(|set| judges(set.name, set.shape));
+        let goes = any(&self.gone_sets) || changed.clone().any(|set| !set.gone.is_empty());
+        let comes = any(&self.new_sets)
+            || changed.any(|set| {
+                let gone: BTreeSet<_> = set.gone.iter().map(|(key, _)| key).collect();
+                let mut new = set.new.iter().map(|(key, _)| key);
+                new.any(|key| is_source(set.name) || !gone.contains(key))
+            });
+        goes && comes
+    }
+
     fn elements(&self) -> usize {
         let new = self.new_sets.iter().map(|(_, set)| set.elements.len());
         let changed = self
@@ -326,6 +385,7 @@ impl<'a> Difference<'a> {
 fn elements<'a>(name: &'a str, old: &'a Set, new: &'a Set) -> Option<SetDifference<'a>> {
     let mut difference = SetDifference {
         name,
+        shape: new.shape,
         gone: Vec::new(),
         new: Vec::new(),
     };

@@ -9,10 +9,11 @@ mod narrow;
 mod nat;
 mod numbering;
 mod ruleset;
+mod stages;
 mod table;
 mod transaction;
 
-pub use change::{FirewallChange, FullLoad, change, removal};
+pub use change::{FirewallChange, FullLoad, Stage, change, removal};
 pub use listing::TableParts;
 pub use ruleset::{DENIED_HOST, DENIED_RELAY, DENIED_SPOOFED, DENIED_TO_OVERLAY, GRANTED};
 pub use table::Table;

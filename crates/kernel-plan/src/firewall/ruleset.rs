@@ -16,6 +16,8 @@
 
 mod sets;
 
+pub(super) use sets::SOURCES_PREFIX;
+
 use ipnet::IpNet;
 use nftables::{
     expr::MetaKey,

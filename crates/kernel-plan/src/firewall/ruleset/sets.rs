@@ -21,7 +21,7 @@ use super::{
 };
 
 /// How the maps from sources to classes begin: `sources4`, `source_ranges6`.
-const SOURCES_PREFIX: &str = "source";
+pub(in super::super) const SOURCES_PREFIX: &str = "source";
 /// Sources that denials are rate-limited for at once; more share no log line, and are counted.
 const LOG_SOURCES: u32 = 4096;
 /// The longest comment that nft takes (`NFTNL_UDATA_COMMENT_MAXLEN`, libnftnl), in bytes.
