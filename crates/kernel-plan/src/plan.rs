@@ -51,15 +51,13 @@ fn firewall_steps(
             mask: CT_GENERATION_MASK,
         });
         let difference = change.full.is_none();
-        let load = |ruleset, table| Step::LoadFirewall {
-            ruleset,
-            table: Some(table),
+        let stages = change.before.into_iter().chain([change.last]);
+        let loads = stages.map(|stage| Step::LoadFirewall {
+            ruleset: stage.document,
+            table: Some(stage.table),
             difference,
-        };
-        let before = change.before.into_iter();
-        let before = before.map(|stage| load(stage.document, stage.table));
-        let last = load(change.document, change.table);
-        forget.into_iter().chain(before).chain([last]).collect()
+        });
+        forget.into_iter().chain(loads).collect()
     };
     let Some(InForce { firewall: old, .. }) = known else {
         // Nothing is known of what is in force: what is wanted is at least not too wide.

@@ -189,7 +189,7 @@ fn texts(steps: &[Step]) -> Vec<String> {
 fn the_relays_ruleset_reads_so() {
     let relay = relay();
     let ruleset = change(&relay.firewall, &relay.link.name, None, None);
-    let document: serde_json::Value = serde_json::from_str(&ruleset.document).unwrap();
+    let document: serde_json::Value = serde_json::from_str(&ruleset.last.document).unwrap();
     let lines: Vec<_> = document["nftables"]
         .as_array()
         .unwrap()
@@ -367,7 +367,7 @@ fn the_tunnels_own_packets_leave_with_their_own_address_and_port() {
     relay.firewall.translation.egress = ["203.0.113.8".parse().unwrap()].into();
     for state in [relay, client(&["0.0.0.0/0"])] {
         let ruleset = change(&state.firewall, &state.link.name, None, None);
-        let document: serde_json::Value = serde_json::from_str(&ruleset.document).unwrap();
+        let document: serde_json::Value = serde_json::from_str(&ruleset.last.document).unwrap();
         let first = document["nftables"]
             .as_array()
             .unwrap()

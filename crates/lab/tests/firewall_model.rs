@@ -52,8 +52,8 @@ fn load(
         };
         done(kernel.apply(&scope, &step)).unwrap();
     }
-    assert!(kernel.state().firewall.unwrap().is(&change.table));
-    (change.table, change.full.is_none())
+    assert!(kernel.state().firewall.unwrap().is(&change.last.table));
+    (change.last.table, change.full.is_none())
 }
 
 /// A packet and its connection, before any of it was judged.

@@ -144,8 +144,8 @@ impl Network {
                 .run()?;
         }
         let loaded = self.observed()?.context("no table after a load")?;
-        assert!(loaded.is(&change.table), "{:?}", change.table);
-        *self.loaded.borrow_mut() = Some(Arc::clone(&change.table));
+        assert!(loaded.is(&change.last.table), "{:?}", change.last.table);
+        *self.loaded.borrow_mut() = Some(Arc::clone(&change.last.table));
         Ok(change)
     }
 

@@ -216,7 +216,7 @@ fn swap(relay: &Node, swaps: u32, in_force: &mpsc::Sender<()>) -> Vec<Calm> {
             allowed,
             replaced: forgotten,
         });
-        known = Some(change.table);
+        known = Some(change.last.table);
     }
     thread::sleep(Duration::from_millis(60));
     if let Some(calm) = calm.last_mut() {

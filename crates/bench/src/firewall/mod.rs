@@ -50,7 +50,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     for grants in &options.grants {
         let lane = Lane::new(lanes.len(), format!("{grants} grants"))?;
-        let document = change(&load::firewall(*grants)?, &link, None, None).document;
+        let document = change(&load::firewall(*grants)?, &link, None, None)
+            .last
+            .document;
         lane.nft("-j -f -", &document)?;
         lanes.push((lane, *grants));
     }
@@ -145,7 +147,7 @@ fn loads(relay: &Lane, grants: u32, link: &InterfaceName, figures: &mut Vec<Figu
         relay.nft("flush ruleset", "")?;
         theirs.push(milliseconds(relay.nft("-f -", &text)?.1));
         relay.nft("flush ruleset", "")?;
-        ours.push(milliseconds(relay.nft("-j -f -", &whole.document)?.1));
+        ours.push(milliseconds(relay.nft("-j -f -", &whole.last.document)?.1));
     }
     let ratio = median(
         ours.iter()
@@ -192,7 +194,7 @@ fn changes(
     let without = load::firewall(grants)?;
     let mut with = without.clone();
     with.grants.push(load::grant(grants)?);
-    let mut table = change(&without, link, None, None).table;
+    let mut table = change(&without, link, None, None).last.table;
     let (mut added, mut taken, mut idle) = (Vec::new(), Vec::new(), Vec::new());
     let mut compiled: Vec<f64> = Vec::new();
     for _ in 0..CHANGES {
@@ -209,7 +211,7 @@ fn changes(
             }
             times.push(took);
             idle.push(milliseconds(relay.nft("list tables", "")?.1));
-            table = change.table;
+            table = change.last.table;
         }
     }
     let figure = |what: &str, times: Vec<f64>| {

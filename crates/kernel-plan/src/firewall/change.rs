@@ -52,8 +52,8 @@ pub struct FirewallChange {
     /// each leaves what allows no more than both of them together. None where the last transaction
     /// is enough.
     pub before: Vec<Stage>,
-    /// The libnftables JSON document of the last transaction, which judges all connections anew.
-    pub document: String,
+    /// The transaction that puts it in force.
+    pub last: Stage,
     /// The mark bits of the generation that it brings in; `None` when connections keep theirs.
     /// Connections that bear the bits already were judged thousands of changes ago, and must be
     /// forgotten first.
@@ -62,15 +62,13 @@ pub struct FirewallChange {
     pub full: Option<FullLoad>,
     /// How many set elements it adds and deletes.
     pub elements: usize,
-    /// What it leaves.
-    pub table: Arc<Table>,
 }
 
 impl FirewallChange {
     /// The documents of all transactions, in order.
     pub fn documents(&self) -> impl Iterator<Item = &str> {
         let before = self.before.iter().map(|stage| &stage.document);
-        before.chain([&self.document]).map(String::as_str)
+        before.chain([&self.last.document]).map(String::as_str)
     }
 }
 
@@ -142,22 +140,23 @@ pub fn change(
     if !only_adds {
         next = next.with_generation(desired, interface, following(loaded.generation));
     }
+    let mark = (!only_adds).then(|| mark_of(&next));
+    let stage = |from: &Table, table: Table| Stage {
+        document: Difference::between(from, &table).document(from, &table),
+        table: Arc::new(table),
+    };
     let mut before: Vec<Stage> = Vec::new();
     for table in on_the_way {
-        let last = before.last().map_or(loaded, |stage| &stage.table);
-        before.push(Stage {
-            document: Difference::between(last, &table).document(last, &table),
-            table: Arc::new(table),
-        });
+        let from = before.last().map_or(loaded, |stage| &stage.table);
+        before.push(stage(from, table));
     }
-    let last = before.last().map_or(loaded, |stage| &stage.table);
+    let from = before.last().map_or(loaded, |stage| &stage.table);
     FirewallChange {
-        document: Difference::between(last, &next).document(last, &next),
+        last: stage(from, next),
         before,
-        mark: (!only_adds).then(|| mark_of(&next)),
+        mark,
         full: None,
         elements,
-        table: Arc::new(next),
     }
 }
 
@@ -186,14 +185,15 @@ fn whole(
     let mut table = compile(desired, interface, 0, None);
     let generation = next_generation(observed, &table.fingerprint);
     table = table.with_generation(desired, interface, generation);
-    let document = load(&table, observed);
     FirewallChange {
         before: Vec::new(),
-        document,
         mark: Some(mark_of(&table)),
         full: Some(reason),
         elements: table.elements(),
-        table: Arc::new(table),
+        last: Stage {
+            document: load(&table, observed),
+            table: Arc::new(table),
+        },
     }
 }
 
@@ -264,7 +264,7 @@ impl<'a> Difference<'a> {
         for (name, chain) in &new.chains {
             match old.chains.get(name) {
                 None => difference.new_chains.push(name),
-                Some(before) if before.rules != chain.rules => {
+                Some(before) if !Arc::ptr_eq(before, chain) && before.rules != chain.rules => {
                     difference.changed_chains.push(name);
                 }
                 Some(_) => {}
@@ -348,7 +348,7 @@ impl<'a> Difference<'a> {
     fn document(&self, old: &Table, new: &Table) -> String {
         let mut transaction = Transaction::default();
         let none = Chain::default();
-        let chain = |name: &str| new.chains.get(name).unwrap_or(&none);
+        let chain = |name: &str| new.chains.get(name).map_or(&none, Arc::as_ref);
         let (before, after) = (stamp_of(old), stamp_of(new));
         for name in &self.new_chains {
             transaction.add_chain(name, chain(name));

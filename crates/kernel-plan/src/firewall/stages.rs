@@ -52,7 +52,7 @@ pub(super) fn between(old: &Table, next: &Table) -> Vec<Table> {
             }
         });
     });
-    stages.tables
+    stages.on_the_way()
 }
 
 struct Stages<'a> {
@@ -70,8 +70,13 @@ impl Stages<'_> {
         }
         // Not that of the next table, which a restarted agent would believe to be in force.
         table.fingerprint = format!("{}.{}", self.next.fingerprint, self.tables.len() + 1);
-        self.last = table.clone();
-        self.tables.push(table);
+        self.tables.push(std::mem::replace(&mut self.last, table));
+    }
+
+    /// The first is where it began, which is loaded.
+    fn on_the_way(mut self) -> Vec<Table> {
+        self.tables.push(self.last);
+        self.tables.split_off(1)
     }
 }
 
@@ -90,7 +95,7 @@ fn is_source_range(name: &str, shape: Shape) -> bool {
     name.starts_with(SOURCES_PREFIX) && matches!(shape, Shape::Classes { interval: true, .. })
 }
 
-/// Whether it is of a kind that says where a packet may go, by ranges.
+/// Whether it says by ranges where a packet may go.
 const fn is_stretch(_: &str, shape: Shape) -> bool {
     matches!(shape, Shape::Marks { interval: true, .. })
 }
@@ -130,11 +135,14 @@ fn reached(table: &mut Table, next: &Table) {
     }
     for (name, chain) in &next.chains {
         if name.starts_with(CLASS_PREFIX) {
-            let rules = &mut table.chains.entry(name.clone()).or_default().rules;
-            for rule in &chain.rules {
-                if !rules.contains(rule) {
-                    rules.push(rule.clone());
-                }
+            let mixed = table.chains.entry(name.clone()).or_default();
+            let missing = chain
+                .rules
+                .iter()
+                .filter(|rule| !mixed.rules.contains(rule));
+            let missing: Vec<_> = missing.cloned().collect();
+            if !missing.is_empty() {
+                Arc::make_mut(mixed).rules.extend(missing);
             }
         }
     }

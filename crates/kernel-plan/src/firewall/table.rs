@@ -97,8 +97,8 @@ pub struct Table {
     /// Names the grants that the classes were made of: see
     /// [`fingerprint_of_grants`](super::extent::fingerprint_of_grants).
     pub(super) classes: String,
-    pub(super) chains: BTreeMap<String, Chain>,
-    /// Shared with the tables before and after, where nothing changed.
+    /// Like the sets, shared with the tables before and after, where nothing changed.
+    pub(super) chains: BTreeMap<String, Arc<Chain>>,
     pub(super) sets: BTreeMap<String, Arc<Set>>,
 }
 
@@ -145,7 +145,8 @@ impl Table {
         hook: NfHook,
         priority: i32,
     ) {
-        self.chains.entry(name.to_owned()).or_default().hook = Some(Hook {
+        let chain = self.chains.entry(name.to_owned()).or_default();
+        Arc::make_mut(chain).hook = Some(Hook {
             kind,
             hook,
             priority,
@@ -157,11 +158,8 @@ impl Table {
     }
 
     pub(super) fn rule(&mut self, chain: &str, rule: Vec<Stmt>) {
-        self.chains
-            .entry(chain.to_owned())
-            .or_default()
-            .rules
-            .push(rule);
+        let chain = self.chains.entry(chain.to_owned()).or_default();
+        Arc::make_mut(chain).rules.push(rule);
     }
 
     /// A set; of elements with the same key the first stays.

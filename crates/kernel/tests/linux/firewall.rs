@@ -154,20 +154,22 @@ async fn put_in_force(
 ) -> (Arc<Table>, bool) {
     let observed = observe(kernel).await.firewall;
     let change = change(wanted, &scope().interface, observed.as_ref(), known);
-    let step = Step::LoadFirewall {
-        ruleset: change.document,
-        table: Some(Arc::clone(&change.table)),
-        difference: change.full.is_none(),
-    };
-    // Once: what is there already is not added again.
-    kernel.apply(&scope(), &step).await.unwrap();
+    // Each once: what is there already is not added again.
+    for document in change.documents() {
+        let step = Step::LoadFirewall {
+            ruleset: document.to_owned(),
+            table: None,
+            difference: change.full.is_none(),
+        };
+        kernel.apply(&scope(), &step).await.unwrap();
+    }
     let observed = observe(kernel).await.firewall.unwrap();
     assert!(
-        observed.is(&change.table),
+        observed.is(&change.last.table),
         "{observed:?} {:?}",
-        change.table
+        change.last.table
     );
-    (change.table, change.full.is_none())
+    (change.last.table, change.full.is_none())
 }
 
 #[test]
@@ -307,7 +309,9 @@ fn a_resolver_bound_to_a_link_takes_the_tunnel_all_the_same() {
         };
         asks();
         assert_eq!(in_the_tunnel(), 0, "it needs no new way");
-        let ruleset = change(&desired, &"weir0".parse().unwrap(), None, None).document;
+        let ruleset = change(&desired, &"weir0".parse().unwrap(), None, None)
+            .last
+            .document;
         kernel.apply(&scope(), &load(&ruleset)).await.unwrap();
         let known = asks().unwrap();
         assert_eq!(in_the_tunnel(), 1);

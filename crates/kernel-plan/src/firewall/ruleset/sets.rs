@@ -113,7 +113,7 @@ impl Body<'_> {
         let sets = sets.map(|(name, set)| (name.clone(), Arc::clone(set)));
         self.document.sets.extend(sets);
         let chains = table.chains.iter().filter(|(name, _)| is_of_a_class(name));
-        let chains = chains.map(|(name, chain)| (name.clone(), chain.clone()));
+        let chains = chains.map(|(name, chain)| (name.clone(), Arc::clone(chain)));
         self.document.chains.extend(chains);
     }
 
