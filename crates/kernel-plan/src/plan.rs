@@ -50,12 +50,12 @@ fn firewall_steps(
             mark,
             mask: CT_GENERATION_MASK,
         });
-        let difference = change.full.is_none();
+        let begins_anew = change.full.is_some();
         let stages = change.before.into_iter().chain([change.last]);
-        let loads = stages.map(|stage| Step::LoadFirewall {
+        let loads = stages.enumerate().map(|(place, stage)| Step::LoadFirewall {
             ruleset: stage.document,
             table: Some(stage.table),
-            difference,
+            difference: place > 0 || !begins_anew,
         });
         forget.into_iter().chain(loads).collect()
     };

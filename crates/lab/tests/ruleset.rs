@@ -447,6 +447,10 @@ fn ipv6_leaves_with_the_relays_address_or_as_it_is() {
     network.lab.finish().unwrap();
 }
 
+fn in_emulation() -> bool {
+    patient(Duration::from_secs(1)) > Duration::from_secs(1)
+}
+
 /// Numbers that look drawn, the same in each run.
 struct Drawn(u64);
 
@@ -496,13 +500,48 @@ impl Drawn {
 fn the_kernel_takes_every_transaction_on_the_way() {
     let network = Network::new().unwrap();
     let mut drawn = Drawn(2026);
-    let in_emulation = patient(Duration::from_secs(1)) > Duration::from_secs(1);
     let mut transactions = 0;
-    for _ in 0..if in_emulation { 10 } else { 100 } {
+    for _ in 0..if in_emulation() { 10 } else { 100 } {
         let change = network.load(&firewall(drawn.grants())).unwrap();
         transactions += change.documents().count();
     }
-    assert!(transactions > if in_emulation { 15 } else { 200 });
+    assert!(transactions > if in_emulation() { 15 } else { 200 });
+    network.lab.finish().unwrap();
+}
+
+#[test]
+fn a_change_that_was_left_half_way_is_not_taken_for_whole_and_is_made_good() {
+    let network = Network::new().unwrap();
+    let mut drawn = Drawn(7);
+    let (mut whole, mut difference) = (0, 0);
+    for round in 0..if in_emulation() { 4 } else { 20 } {
+        let known = network.load(&firewall(drawn.grants())).unwrap().last.table;
+        // By who knows what is loaded, and by who has just begun.
+        let known = (round % 2 == 0).then_some(known);
+        let observed = network.observed().unwrap();
+        let wanted = firewall(drawn.grants());
+        let interface = &network.interface;
+        let change = change(&wanted, interface, observed.as_ref(), known.as_deref());
+        if change.before.is_empty() {
+            continue;
+        }
+        let done = 1 + usize::try_from(drawn.below(2)).unwrap() % change.before.len();
+        for stage in &change.before[..done] {
+            let nft = network.relay.command(["nft", "-j", "-f", "-"]);
+            nft.stdin(stage.document.clone()).run().unwrap();
+        }
+        let left = network.observed().unwrap().unwrap();
+        assert!(!left.is(&change.last.table), "{left:?}");
+        *network.loaded.borrow_mut() = None;
+        network.load(&wanted).unwrap();
+        let kind = if known.is_some() {
+            &mut difference
+        } else {
+            &mut whole
+        };
+        *kind += 1;
+    }
+    assert!(whole > 0 && difference > 0, "{whole} {difference}");
     network.lab.finish().unwrap();
 }
 

@@ -1,6 +1,5 @@
 //! Packets in flight while the policy changes a thousand times: each has the verdict of the policy
-//! before or after, never another. Only where the whole table is replaced, because nobody knows what
-//! it holds, may a packet that begins a connection be dropped in the moment of the commit.
+//! before or after, never another.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
@@ -31,10 +30,6 @@ const NEVER: &str = "100.64.0.4";
 const SERVICE: &str = "8.8.8.8:53";
 /// What waits for the collector while the tests' host does something else, in bytes.
 const RECEIVE_BUFFER: usize = 64 << 20;
-/// How many first packets may be dropped that both policies allow, in all loads of a whole table. A
-/// packet that the kernel judges while it commits finds the maps of the old rules empty: one in
-/// sixty such loads, measured with many times the packets of this test.
-const MOST_DROPPED: usize = 3;
 /// How long the relay remembers a flow without an answer, in seconds. In the kernel's 30 s there
 /// would be more new flows than the relay's address has ports, and the kernel drops what gets none.
 const FLOW_TIMEOUT: u32 = 2;
@@ -152,8 +147,6 @@ struct Calm {
     from: Instant,
     until: Instant,
     allowed: bool,
-    /// Whether the change before replaced the whole table.
-    replaced: bool,
 }
 
 fn observed(relay: &Node) -> ObservedFirewall {
@@ -214,7 +207,6 @@ fn swap(relay: &Node, swaps: u32, in_force: &mpsc::Sender<()>) -> Vec<Calm> {
             from: now,
             until: now,
             allowed,
-            replaced: forgotten,
         });
         known = Some(change.last.table);
     }
@@ -282,7 +274,7 @@ fn every_packet_of_a_flood_is_judged_by_the_policy_before_or_after() {
 
     // A packet may wait a little in a queue between the links before it is judged.
     let margin = patient(Duration::from_millis(25));
-    let (mut denied, mut passed, mut dropped) = (0, 0, Vec::new());
+    let (mut denied, mut passed) = (0, 0);
     for (number, packet) in all.iter().enumerate() {
         let arrival = arrived.get(&number);
         let what = || {
@@ -292,24 +284,12 @@ fn every_packet_of_a_flood_is_judged_by_the_policy_before_or_after() {
             )
         };
         match packet.from {
-            ALWAYS if packet.established => {
-                assert!(
-                    arrival.is_some(),
-                    "{} was dropped\n{}",
-                    what(),
-                    drops.join("\n")
-                );
-            }
-            ALWAYS if arrival.is_some() => {}
-            ALWAYS => {
-                let replaced = swapping.windows(2).any(|change| {
-                    change[1].replaced
-                        && change[0].until <= packet.done + margin
-                        && packet.at <= change[1].from
-                });
-                assert!(replaced, "{} was dropped\n{}", what(), drops.join("\n"));
-                dropped.push(what());
-            }
+            ALWAYS => assert!(
+                arrival.is_some(),
+                "{} was dropped\n{}",
+                what(),
+                drops.join("\n")
+            ),
             NEVER => assert!(arrival.is_none(), "{} passed", what()),
             _ => {
                 let in_calm = |calm: &&Calm| calm.from <= packet.at && packet.at <= calm.until;
@@ -331,12 +311,6 @@ fn every_packet_of_a_flood_is_judged_by_the_policy_before_or_after() {
             }
         }
     }
-    assert!(
-        dropped.len() <= MOST_DROPPED,
-        "{dropped:?} of {}\n{}",
-        all.len(),
-        drops.join("\n")
-    );
     assert!(
         passed > 10 && denied > 10,
         "{passed} and {denied} of {}",

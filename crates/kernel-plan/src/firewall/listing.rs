@@ -3,10 +3,10 @@
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{ObservedFirewall, Table};
+use super::{ObservedFirewall, Table, table::LOG_PREFIX};
 use crate::Counter;
 
-const STAMP: &str = "loaded_";
+pub(super) const STAMP: &str = "loaded_";
 
 /// The name of the empty chain that says what the table was loaded from: fingerprint, generation,
 /// number of rules, number of set elements. Part of the same transaction as what it describes.
@@ -111,7 +111,7 @@ impl ObservedFirewall {
             {
                 let name = text(set, "name");
                 // Dynamic sets fill and empty by themselves.
-                if !name.starts_with("log_") {
+                if !name.starts_with(LOG_PREFIX) {
                     let listed = set.get("elem").and_then(Value::as_array);
                     elements += listed.map_or(0, Vec::len);
                 }

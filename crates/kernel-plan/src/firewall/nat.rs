@@ -42,9 +42,12 @@ impl DesiredFirewall {
 /// The map from destinations to the chains of their routes.
 pub(super) const ROUTES_OUT: &str = "routes_out";
 
+/// How the names of chains begin that give connections their source address.
+pub(super) const TRANSLATION_PREFIX: &str = "leave_";
+
 /// The name of a chain that gives connections their source address.
 pub(super) fn translation_chain(number: u32) -> String {
-    format!("leave_{number}")
+    format!("{TRANSLATION_PREFIX}{number}")
 }
 
 /// How connections leave that come to one chain.

@@ -40,7 +40,7 @@ use super::{
     narrow::split,
     nat::{ROUTES_OUT, Way, Ways, translation_chain},
     numbering::Numbered,
-    table::Table,
+    table::{Bank, Table},
 };
 use crate::{
     CT_GENERATION_MASK, CT_GENERATION_SHIFT, REROUTED_MARK, TUNNEL_MARK, TUNNEL_MARK_MASK,
@@ -72,32 +72,52 @@ const LOG_BURST: u32 = 10;
 #[derive(Clone, Copy)]
 struct Family {
     ipv4: bool,
+    /// How names of chains end, and of sets that rules fill.
+    number: &'static str,
+    /// How names of all other sets end.
     suffix: &'static str,
     header: &'static str,
     address: SetType,
     protocol: &'static str,
 }
 
-const FAMILIES: [Family; 2] = [
-    Family {
-        ipv4: true,
-        suffix: "4",
-        header: "ip",
-        address: SetType::Ipv4Addr,
-        protocol: "ipv4",
-    },
-    Family {
-        ipv4: false,
-        suffix: "6",
-        header: "ip6",
-        address: SetType::Ipv6Addr,
-        protocol: "ipv6",
-    },
-];
+const fn families(bank: Bank) -> [Family; 2] {
+    let [four, six] = bank.suffixes();
+    [
+        Family {
+            ipv4: true,
+            number: "4",
+            suffix: four,
+            header: "ip",
+            address: SetType::Ipv4Addr,
+            protocol: "ipv4",
+        },
+        Family {
+            ipv4: false,
+            number: "6",
+            suffix: six,
+            header: "ip6",
+            address: SetType::Ipv6Addr,
+            protocol: "ipv6",
+        },
+    ]
+}
 
 /// Compiles the firewall. Classes that live on from `previous` keep their numbers, so that a change
 /// of a few grants is a change of a few elements.
 pub(super) fn compile(
+    desired: &DesiredFirewall,
+    interface: &InterfaceName,
+    generation: u16,
+    previous: Option<&Table>,
+) -> Table {
+    let bank = previous.map_or(Bank::First, |table| table.bank);
+    compile_in(bank, desired, interface, generation, previous)
+}
+
+/// The same with names of the given bank; `previous` has those names.
+pub(super) fn compile_in(
+    bank: Bank,
     desired: &DesiredFirewall,
     interface: &InterfaceName,
     generation: u16,
@@ -112,6 +132,7 @@ pub(super) fn compile(
         document: Table {
             fingerprint: desired.fingerprint(interface),
             generation,
+            bank,
             classes,
             ..Table::default()
         },
@@ -140,7 +161,10 @@ impl Table {
         let mut body = Body {
             link: interface.as_str(),
             mark: u32::from(generation) << CT_GENERATION_SHIFT,
-            document: Self::default(),
+            document: Self {
+                bank: self.bank,
+                ..Self::default()
+            },
         };
         body.base_chains();
         body.rules(desired);
@@ -227,7 +251,7 @@ impl Body<'_> {
         self.document
             .base_chain("reroute", NfChainType::Route, NfHook::Output, -150);
         let mark = || masked(meta(MetaKey::Mark), TUNNEL_MARK_MASK);
-        for family in FAMILIES {
+        for family in families(self.document.bank) {
             let to = text(&format!("@{RELAYED}{}", family.suffix));
             let elsewhere = vec![
                 not_to_link(self.link),
@@ -257,7 +281,7 @@ impl Body<'_> {
 
     fn base_rules(&mut self) {
         let link = self.link;
-        for (family, overlay) in FAMILIES.into_iter().zip([
+        for (family, overlay) in families(self.document.bank).into_iter().zip([
             AddressRange::from(IpNet::V4(OVERLAY_V4)),
             IpNet::V6(OVERLAY_V6).into(),
         ]) {
@@ -310,7 +334,7 @@ impl Body<'_> {
         // it goes: here the replies come back. A public service behind a relay begins nothing.
         self.document
             .rule("to_host", vec![established(), direction("reply"), accept()]);
-        for family in FAMILIES {
+        for family in families(self.document.bank) {
             let served = || text(&format!("@subnets{}", family.suffix));
             self.document.rule(
                 "to_relay",
@@ -344,9 +368,9 @@ impl Body<'_> {
     /// From a packet to the grant that allows it: the narrow ones first, then those of its source's
     /// class. A chain for each family and direction, so that none asks what another knows.
     fn look_ups(&mut self) {
-        for family in FAMILIES {
+        for family in families(self.document.bank) {
             for (way, near, far, far_port) in WAYS {
-                let chain = format!("judge_{way}{}", family.suffix);
+                let chain = format!("judge_{way}{}", family.number);
                 let to_it = vec![
                     is(meta(MetaKey::Nfproto), text(family.protocol)),
                     direction(way),
@@ -390,9 +414,9 @@ impl Body<'_> {
     fn denials(&mut self) {
         for (chain, counter, prefix) in DENIALS {
             self.document.rule(chain, vec![count(counter)]);
-            for family in FAMILIES {
+            for family in families(self.document.bank) {
                 let source = payload(family.header, "saddr");
-                let set = format!("log_sources{}", family.suffix);
+                let set = format!("log_sources{}", family.number);
                 let logged = vec![at_most(LOG_RATE, LOG_BURST, source, &set), log(prefix)];
                 self.document.rule(chain, logged);
             }
@@ -418,7 +442,7 @@ impl Body<'_> {
                 self.document.rule("postrouting", kept);
             }
         }
-        for family in FAMILIES {
+        for family in families(self.document.bank) {
             let ways = Ways::new(desired, family.ipv4);
             if ways.has_choices() {
                 let map = format!("{ROUTES_OUT}{}", family.suffix);

@@ -89,11 +89,40 @@ pub(super) struct Chain {
     pub(super) rules: Vec<Vec<Stmt>>,
 }
 
+/// How sets are named: a table that takes the place of another whole has names of its own, so that
+/// both are there while one leads to the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Bank {
+    #[default]
+    First,
+    Second,
+}
+
+impl Bank {
+    /// How names of sets of the two families end.
+    pub(super) const fn suffixes(self) -> [&'static str; 2] {
+        match self {
+            Self::First => ["4", "6"],
+            Self::Second => ["4b", "6b"],
+        }
+    }
+
+    /// Whether a set's name is one of this bank's.
+    pub(super) fn has(self, name: &str) -> bool {
+        let ends = self.suffixes().iter().any(|suffix| name.ends_with(suffix));
+        ends && !name.starts_with(LOG_PREFIX)
+    }
+}
+
+/// How names of sets begin that rules fill, for log lines.
+pub(super) const LOG_PREFIX: &str = "log_";
+
 /// A compiled firewall: what our table holds, or shall hold.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Table {
     pub(super) fingerprint: String,
     pub(super) generation: u16,
+    pub(super) bank: Bank,
     /// Names the grants that the classes were made of: see
     /// [`fingerprint_of_grants`](super::extent::fingerprint_of_grants).
     pub(super) classes: String,

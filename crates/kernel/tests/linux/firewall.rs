@@ -196,12 +196,14 @@ fn a_change_is_a_difference_and_leaves_what_a_whole_load_would() {
             let listing = listing
                 .replace(&format!("{mark:#010x}"), "MARK")
                 .replace(&stamp, "STAMP");
+            // A table that was laid aside has names of its own.
+            let plain = |word: &str| word.replace("4b", "4").replace("6b", "6");
             let mut lines: Vec<_> = listing
                 .split([',', '\n', '{', '}'])
-                .map(str::trim)
+                .map(|line| plain(line.trim()))
                 .collect();
             lines.sort_unstable();
-            lines.into_iter().map(str::to_owned).collect()
+            lines
         };
         assert_eq!(plain(&listed, &table), plain(&again, &whole));
     });

@@ -17,7 +17,7 @@ use super::{
         table::{Key, Shape, Table, Value},
         transaction::{CLASS_PREFIX, class_chain},
     },
-    Body, CARRIERS, FAMILIES, Family, RELAYED, WAYS, protocol,
+    Body, CARRIERS, Family, RELAYED, WAYS, families, protocol,
 };
 
 /// How the maps from sources to classes begin: `sources4`, `source_ranges6`.
@@ -67,8 +67,8 @@ impl Body<'_> {
     /// Kept over a reload, with the rates they hold. The kernel refuses to add one that exists,
     /// since it bears a flag more than we asked for.
     pub(super) fn log_sources(&mut self) {
-        for family in FAMILIES {
-            let name = format!("log_sources{}", family.suffix);
+        for family in families(self.document.bank) {
+            let name = format!("log_sources{}", family.number);
             self.document
                 .dynamic_set(&name, family.address, LOG_SOURCES);
         }
@@ -77,7 +77,7 @@ impl Body<'_> {
     /// The sets that are there whatever is granted.
     pub(super) fn sets(&mut self, desired: &DesiredFirewall) {
         let subnets: AddressSet = desired.subnets().into_iter().collect();
-        for family in FAMILIES {
+        for family in families(self.document.bank) {
             let of = |set: &AddressSet| -> Vec<AddressRange> {
                 set.ranges()
                     .iter()
@@ -119,7 +119,7 @@ impl Body<'_> {
 
     /// Which class each source is in, and what each class reaches.
     pub(super) fn classes(&mut self, classes: &Numbered) {
-        for family in FAMILIES {
+        for family in families(self.document.bank) {
             let (mut single, mut wide) = (Vec::new(), Vec::new());
             for (range, class) in classes
                 .sources()
@@ -146,7 +146,7 @@ impl Body<'_> {
         }
         for (class, reach) in classes.reach() {
             self.document.chain(&class_chain(class));
-            for family in FAMILIES {
+            for family in families(self.document.bank) {
                 self.class_maps(class, family, reach);
             }
         }
@@ -211,7 +211,10 @@ impl Body<'_> {
     }
 
     pub(super) fn narrow(&mut self, tiers: Tiers<'_>) {
-        for (family, narrow) in FAMILIES.into_iter().zip([tiers.narrow4, tiers.narrow6]) {
+        for (family, narrow) in families(self.document.bank)
+            .into_iter()
+            .zip([tiers.narrow4, tiers.narrow6])
+        {
             let [ports, hosts, ..] = key_types(family.ipv4);
             for (name, key, elements) in [
                 ("grants_ports", ports, narrow.ports),
