@@ -38,9 +38,10 @@ fn firewall_steps(
         return (Vec::new(), Vec::new());
     }
     // Who has the table need not go through all grants for its fingerprint.
+    let in_force_now = observed.and_then(ObservedFirewall::in_force);
     let is_loaded = |old: &&InForce| match &old.table {
-        Some(table) => loaded == Some(table.fingerprint()),
-        None => loaded == Some(old.firewall.fingerprint(link).as_str()),
+        Some(table) => in_force_now == Some(table.in_force()),
+        None => in_force_now == Some(old.firewall.fingerprint(link).as_str()),
     };
     let known = in_force.filter(is_loaded);
     let load = |firewall: &DesiredFirewall| {

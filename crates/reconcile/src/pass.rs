@@ -351,15 +351,15 @@ impl<K: Kernel> Worker<K> {
         let Some(table) = observed.firewall.as_ref() else {
             return;
         };
-        let Some(loaded) = table.fingerprint.as_ref() else {
+        let Some(loaded) = table.in_force() else {
             return;
         };
         let known = self.loaded.as_ref().filter(|known| table.is(known));
-        let is_loaded = |firewall: &DesiredFirewall| firewall.fingerprint(link) == *loaded;
+        let is_loaded = |firewall: &DesiredFirewall| firewall.fingerprint(link) == loaded;
         if let Some(in_force) = &mut self.in_force
             && in_force.table.as_ref().map_or_else(
                 || is_loaded(&in_force.firewall),
-                |of_it| of_it.fingerprint() == loaded,
+                |of_it| of_it.in_force() == loaded,
             )
         {
             in_force.table = known.cloned();

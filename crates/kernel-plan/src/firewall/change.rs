@@ -6,12 +6,12 @@ use weir_overlay::InterfaceName;
 
 use super::{
     DesiredFirewall, ObservedFirewall,
-    listing::{STAMP, stamp},
-    nat::TRANSLATION_PREFIX,
-    ruleset::{COUNTERS, SOURCES_PREFIX, compile, compile_in},
+    listing::stamp,
+    ruleset::{SOURCES_PREFIX, compile},
     stages,
-    table::{Bank, Chain, Key, Set, Shape, Table, Value},
-    transaction::{CLASS_PREFIX, Transaction},
+    table::{Chain, Key, Set, Shape, Table, Value},
+    transaction::Transaction,
+    whole::whole,
 };
 use crate::{CT_GENERATION_MAX, CT_GENERATION_SHIFT};
 
@@ -83,20 +83,8 @@ pub fn removal() -> String {
     transaction.render()
 }
 
-const fn following(generation: u16) -> u16 {
+pub(super) const fn following(generation: u16) -> u16 {
     generation % CT_GENERATION_MAX + 1
-}
-
-/// The generation of a table that is loaded over what was observed.
-fn next_generation(observed: Option<&ObservedFirewall>, fingerprint: &str) -> u16 {
-    match observed {
-        Some(observed) if observed.generation != 0 => following(observed.generation),
-        // The table is gone and the connections are not: any number that few of them bear.
-        Some(_) | None => {
-            let drawn = u16::from_str_radix(fingerprint.get(..4).unwrap_or("1"), 16).unwrap_or(1);
-            following(drawn)
-        }
-    }
 }
 
 /// The change that puts `desired` in force. `loaded` is what was loaded last, as far as is known;
@@ -164,164 +152,17 @@ pub fn change(
 /// Differences of so many elements are sent whatever the size of the table.
 const SMALL: usize = 1000;
 
-fn mark_of(table: &Table) -> u32 {
+pub(super) fn mark_of(table: &Table) -> u32 {
     u32::from(table.generation) << CT_GENERATION_SHIFT
 }
 
-fn stamp_of(table: &Table) -> String {
+pub(super) fn stamp_of(table: &Table) -> String {
     stamp(
         &table.fingerprint,
         table.generation,
         table.rules(),
         table.elements(),
     )
-}
-
-fn whole(
-    desired: &DesiredFirewall,
-    interface: &InterfaceName,
-    observed: Option<&ObservedFirewall>,
-    reason: FullLoad,
-) -> FirewallChange {
-    let aside = observed.and_then(bank_aside);
-    let mut table = compile_in(aside.unwrap_or_default(), desired, interface, 0, None);
-    let generation = next_generation(observed, &table.fingerprint);
-    table = table.with_generation(desired, interface, generation);
-    let table = Arc::new(table);
-    let stage = |document| Stage {
-        document,
-        table: Arc::clone(&table),
-    };
-    let (before, last) = match observed {
-        Some(observed) if aside.is_some() => {
-            let before = [lay_aside(&table), take_over(&table, observed)];
-            (before.map(stage).into(), stage(clear(&table, observed)))
-        }
-        _ => (Vec::new(), stage(load(&table, observed))),
-    };
-    FirewallChange {
-        before,
-        mark: Some(mark_of(&table)),
-        full: Some(reason),
-        elements: table.elements(),
-        last,
-    }
-}
-
-/// The bank of which nothing is there, beside a table of the other.
-fn bank_aside(observed: &ObservedFirewall) -> Option<Bank> {
-    let has = |bank: Bank| observed.sets.keys().any(|name| bank.has(name));
-    match (has(Bank::First), has(Bank::Second)) {
-        (true, false) => Some(Bank::Second),
-        (false, true) => Some(Bank::First),
-        (true, true) | (false, false) => None,
-    }
-}
-
-/// Sets that stay over a load: what rate-limits the log.
-fn stays(observed: &ObservedFirewall, name: &str, set: &Set) -> bool {
-    set.shape.is_dynamic() && observed.sets.contains_key(name)
-}
-
-/// The document that adds a table's sets beside those of another, which no rule asks yet.
-fn lay_aside(table: &Table) -> String {
-    let mut transaction = Transaction::default();
-    transaction.add_table();
-    for name in table.chains.keys().filter(|name| is_led_to(name)) {
-        transaction.add_chain(name, &Chain::default());
-    }
-    for (name, set) in table.sets.iter().filter(|(name, _)| table.bank.has(name)) {
-        transaction.add_set(name, set);
-    }
-    transaction.render()
-}
-
-/// Whether elements of maps name the chain.
-fn is_led_to(name: &str) -> bool {
-    name.starts_with(CLASS_PREFIX) || name.starts_with(TRANSLATION_PREFIX)
-}
-
-/// The document that puts in force what was laid aside. What the rules before it ask stays.
-fn take_over(table: &Table, observed: &ObservedFirewall) -> String {
-    let mut transaction = Transaction::default();
-    transaction.flush_table();
-    for counter in COUNTERS {
-        transaction.add_counter(counter);
-    }
-    for (name, chain) in &table.chains {
-        transaction.add_chain(name, chain);
-    }
-    for (name, set) in &table.sets {
-        if !table.bank.has(name) && !stays(observed, name, set) {
-            if let Some(is_map) = observed.sets.get(name) {
-                transaction.delete_set(name, *is_map);
-            }
-            transaction.add_set(name, set);
-        }
-    }
-    for (name, chain) in &table.chains {
-        transaction.add_rules(name, &chain.rules);
-    }
-    for name in observed
-        .chains
-        .iter()
-        .filter(|name| name.starts_with(STAMP))
-    {
-        transaction.delete_chain(name);
-    }
-    transaction.add_chain(&stamp_of(table), &Chain::default());
-    transaction.render()
-}
-
-/// The document that takes away what was observed and is not of this table.
-fn clear(table: &Table, observed: &ObservedFirewall) -> String {
-    let mut transaction = Transaction::default();
-    for (name, is_map) in &observed.sets {
-        if !table.sets.contains_key(name) {
-            transaction.delete_set(name, *is_map);
-        }
-    }
-    for name in &observed.chains {
-        if !table.chains.contains_key(name) && !name.starts_with(STAMP) {
-            transaction.delete_chain(name);
-        }
-    }
-    transaction.render()
-}
-
-/// The document that replaces what was observed in one transaction. What rate-limits the log, and
-/// the counters, stay.
-fn load(table: &Table, observed: Option<&ObservedFirewall>) -> String {
-    let mut transaction = Transaction::default();
-    transaction.add_table();
-    for counter in COUNTERS {
-        transaction.add_counter(counter);
-    }
-    let kept = |name: &String, set: &Set| observed.is_some_and(|seen| stays(seen, name, set));
-    if let Some(observed) = observed {
-        transaction.flush_table();
-        for (name, is_map) in &observed.sets {
-            if !table.sets.get(name).is_some_and(|set| kept(name, set)) {
-                transaction.delete_set(name, *is_map);
-            }
-        }
-        for name in &observed.chains {
-            if !table.chains.contains_key(name) {
-                transaction.delete_chain(name);
-            }
-        }
-    }
-    for (name, chain) in &table.chains {
-        transaction.add_chain(name, chain);
-    }
-    for (name, set) in table.sets.iter().filter(|(name, set)| !kept(name, set)) {
-        transaction.add_set(name, set);
-    }
-    for (name, chain) in &table.chains {
-        transaction.add_rules(name, &chain.rules);
-    }
-    transaction.add_chain(&stamp_of(table), &Chain::default());
-    transaction.render()
 }
 
 /// Elements of one set that come and go. One whose value changes does both.

@@ -7,11 +7,24 @@ use super::{ObservedFirewall, Table, table::LOG_PREFIX};
 use crate::Counter;
 
 pub(super) const STAMP: &str = "loaded_";
+/// Between the fingerprint and the stage of a table on the way.
+const ON_THE_WAY: char = '.';
 
 /// The name of the empty chain that says what the table was loaded from: fingerprint, generation,
 /// number of rules, number of set elements. Part of the same transaction as what it describes.
 pub(super) fn stamp(fingerprint: &str, generation: u16, rules: usize, elements: usize) -> String {
     format!("{STAMP}{fingerprint}_{generation}_{rules}_{elements}")
+}
+
+/// The fingerprint of a table on the way from what this fingerprint names.
+pub(super) fn on_the_way(fingerprint: &str, stage: usize) -> String {
+    format!("{}{ON_THE_WAY}{stage}", in_force(fingerprint))
+}
+
+/// What a table was loaded from whose fingerprint this is, or what it is on the way from.
+pub(crate) fn in_force(fingerprint: &str) -> &str {
+    let parts = fingerprint.split_once(ON_THE_WAY);
+    parts.map_or(fingerprint, |(from, _)| from)
 }
 
 fn text(object: &Value, field: &str) -> String {
@@ -53,6 +66,23 @@ impl ObservedFirewall {
     pub fn is(&self, table: &Table) -> bool {
         self.fingerprint.as_deref() == Some(table.fingerprint())
             && self.generation == table.generation()
+    }
+
+    /// The fingerprint of the firewall in force, also of one on the way to the next: what is
+    /// allowed beside it, both allow together.
+    #[must_use]
+    pub fn in_force(&self) -> Option<&str> {
+        self.fingerprint.as_deref().map(in_force)
+    }
+
+    /// How many elements it has, as its stamp says.
+    pub(super) fn elements(&self) -> Option<usize> {
+        self.fingerprint.as_ref()?;
+        let mut stamps = self
+            .chains
+            .iter()
+            .filter_map(|name| name.strip_prefix(STAMP));
+        stamps.next()?.rsplit('_').next()?.parse().ok()
     }
 
     /// Makes the observation of what was read. The fingerprint is believed only when the table has

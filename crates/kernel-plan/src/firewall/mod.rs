@@ -12,6 +12,7 @@ mod ruleset;
 mod stages;
 mod table;
 mod transaction;
+mod whole;
 
 pub use change::{FirewallChange, FullLoad, Stage, change, removal};
 pub use listing::TableParts;

@@ -22,6 +22,7 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 use weir_overlay::AddressRange;
 
 use super::{
+    listing::on_the_way,
     ruleset::SOURCES_PREFIX,
     table::{Key, Set, Shape, Table},
     transaction::CLASS_PREFIX,
@@ -68,8 +69,7 @@ impl Stages<'_> {
         if table.sets == self.last.sets && table.chains == self.last.chains {
             return;
         }
-        // Not that of the next table, which a restarted agent would believe to be in force.
-        table.fingerprint = format!("{}.{}", self.next.fingerprint, self.tables.len() + 1);
+        table.fingerprint = on_the_way(&self.last.fingerprint, self.tables.len() + 1);
         self.tables.push(std::mem::replace(&mut self.last, table));
     }
 

@@ -149,6 +149,13 @@ impl Table {
         &self.fingerprint
     }
 
+    /// The same of the firewall that is in force with it: its own, or that which it is on the way
+    /// from.
+    #[must_use]
+    pub fn in_force(&self) -> &str {
+        super::listing::in_force(&self.fingerprint)
+    }
+
     /// The firewall generation that it marks connections with.
     #[must_use]
     pub const fn generation(&self) -> u16 {

@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, net::IpAddr};
 use weir_kernel_plan::{
     DesiredState, MAIN_TABLE, ObservedState, RouteTarget, SysctlKey, firewall::DesiredFirewall,
 };
+use weir_lab::{Direction, FakeKernel, ForwardedPacket};
 use weir_overlay::NodePublicKey;
+use weir_protocol::IpProtocol;
 
 use crate::network::{OWN, PEERS, PORTS, ROUTES, address, key, prefix};
 
@@ -71,9 +73,11 @@ pub(crate) fn packets() -> Vec<Packet> {
     all
 }
 
+/// Asks `kernel` about a table that is none of those known: one on the way from one to the next.
 pub(crate) fn passes(
     state: &ObservedState,
     known: &Firewalls,
+    kernel: Option<&FakeKernel>,
     (by, source, to, port): Packet,
 ) -> bool {
     let up = state.link.as_ref().is_some_and(|link| link.up);
@@ -96,13 +100,26 @@ pub(crate) fn passes(
                 .fingerprint
                 .as_ref()
                 .and_then(|print| known.get(print));
-            grants(
-                loaded.expect("a known firewall is loaded"),
-                source,
-                to,
-                port,
-            )
+            match (loaded, kernel) {
+                (Some(firewall), _) => grants(firewall, source, to, port),
+                (None, Some(kernel)) => kernel.judge(&first_packet(source, to, port)).accepted,
+                (None, None) => panic!("a known firewall is loaded"),
+            }
         }
+    }
+}
+
+/// Packets to the host itself are looked up as those that are relayed.
+fn first_packet(source: IpAddr, destination: IpAddr, port: u16) -> ForwardedPacket {
+    ForwardedPacket {
+        from_link: "weir0".to_owned(),
+        to_link: "eth0".to_owned(),
+        source,
+        destination,
+        protocol: IpProtocol::TCP.0,
+        ports: Some((40_000, port)),
+        direction: Direction::Original,
+        mark: 0,
     }
 }
 
@@ -161,7 +178,7 @@ impl Judge {
         after: &ObservedState,
         continues: bool,
     ) -> Self {
-        let passes = |state, packet| passes(state, &known, packet);
+        let passes = |state, packet| passes(state, &known, None, packet);
         let packets = packets();
         let places = places();
         Self {
@@ -178,9 +195,18 @@ impl Judge {
         }
     }
 
+    /// What the kernel does now.
+    pub(crate) fn judge_kernel(&self, kernel: &FakeKernel) -> Result<(), String> {
+        self.compare(&kernel.state(), Some(kernel))
+    }
+
     pub(crate) fn judge(&self, state: &ObservedState) -> Result<(), String> {
+        self.compare(state, None)
+    }
+
+    fn compare(&self, state: &ObservedState, kernel: Option<&FakeKernel>) -> Result<(), String> {
         for (packet, before, after) in &self.packets {
-            let now = passes(state, &self.known, *packet);
+            let now = passes(state, &self.known, kernel, *packet);
             if now && !before && !after {
                 return Err(format!("{packet:?} passes, and neither before nor after"));
             }

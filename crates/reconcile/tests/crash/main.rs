@@ -71,7 +71,7 @@ impl Kernel for Watched {
         if let Some(Err(wrong)) = self
             .judge
             .as_ref()
-            .map(|judge| judge.judge(&self.kernel.state()))
+            .map(|judge| judge.judge_kernel(&self.kernel))
         {
             let mut first = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
             first.get_or_insert(format!("after step {number}, {step}: {wrong}"));
